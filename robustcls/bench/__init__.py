@@ -1,4 +1,4 @@
-"""Speed on this machine: training, attacks and explanations beside the rate of a large matrix product.
+"""Benchmarks of this machine: the speed of training, attacks and explanations, compared with a large matrix product.
 
 Comparisons with other libraries are in the repository, under experiments/contests.
 """

@@ -1,4 +1,4 @@
-"""The speed of attacks: the cascade of an evaluation with its self-checks, in each way of computing that the device has."""
+"""The speed of attacks: an evaluation's cascade with its self-checks, in each precision and mode that the device supports."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,20 @@ from robustcls.results.records import Evaluation
 from robustcls.runtime.device import exact_fp32, has_bf16
 from robustcls.runtime.memory import peak_memory_mb
 
-EXACT = ", exact fp32"  # without TF32 or bf16: the other ways must agree with it
+EXACT = ", exact fp32"  # without TF32 or bf16; the reference with which the other modes must agree
 WAYS = {"": "", EXACT: "exact", ", bf16 first": "bf16", ", compiled": "compiled"}
-AGREED = 0.3  # points of robust accuracy between exact fp32 and any other way
+AGREED = 0.3  # largest allowed difference of robust accuracy between exact fp32 and another mode, in points
 
 
 def ways_of(device: torch.device) -> list[str]:
-    """The ways of computing, beside the default, that mean something on the device."""
+    """Return the modes of computing, besides the default, that the device supports."""
     return ["exact"] + ["bf16"] * has_bf16(device) + ["compiled"] * (device.type == "cuda")
 
 
 def timed_evaluation(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, attacks: Sequence[str], task: Task, way: str = ""
 ) -> tuple[float, Evaluation]:
-    """Seconds of an evaluation of images N,C,H,W in one way of computing, and the evaluation."""
+    """Evaluate images N,C,H,W in one mode of computing; return the seconds and the evaluation."""
     precision: str = {"exact": "fp32", "bf16": "bf16"}.get(way) or task["precision"]
 
     def run(count: int, attacks: Sequence[str]) -> Evaluation:
@@ -50,7 +50,7 @@ def timed_evaluation(
 
 
 def time_attacks(workload: str, model: nn.Module, x: Tensor, y: Tensor, task: Task, way: str, flops: float) -> Result:
-    """One measurement of `fast`, `standard` or `pgdN`. flops: of a forward pass; a gradient by the input costs the same."""
+    """Measure `fast`, `standard` or `pgdN` once. flops: of a forward pass; an input gradient costs the same."""
     kind, steps = parse_workload(workload)
     attacks = [f"pgd(steps={steps})"] if kind == "pgd" else suite_attacks(workload, task["norm"])
     seconds, found = timed_evaluation(model, x, y, threat_of(task), attacks, task, way)
@@ -67,7 +67,7 @@ def time_attacks(workload: str, model: nn.Module, x: Tensor, y: Tensor, task: Ta
 
 
 def agreement(exact: Result, others: Mapping[str, Result], n: int) -> dict[str, Any]:
-    """Whether every way gives the robust accuracy of exact fp32, within AGREED points. n: samples."""
+    """Whether every mode gives the robust accuracy of exact fp32, to within AGREED points. n: number of samples."""
     points = {
         name: 100 * (row["robust_accuracy"] - exact["robust_accuracy"])
         if "seconds" in row and "seconds" in exact

@@ -1,4 +1,4 @@
-"""What runs: one model in PyTorch, exported, rounded to 8 bits and pruned, on one thread."""
+"""The speed and size of one model in PyTorch, exported, quantised to 8 bits and pruned, on one thread."""
 
 import copy
 import os
@@ -23,11 +23,11 @@ from robustcls.runtime.timing import milliseconds, one_thread
 
 EAGER, FOLDED = "eager torch", "folded torch"
 EXPORTED = {"fp32": "ORT fp32", "int8": "ORT int8"}
-PRUNE = "channels(ratio=0.5, criterion=l1)"  # without fine-tuning: speed and size do not ask for accuracy
+PRUNE = "channels(ratio=0.5, criterion=l1)"  # without fine-tuning, because only speed and size are measured
 QUANTIZE = "int8(calibrate=64)"
 BATCHES = (1, 8, 32)
-LIMITS: Any = {"most": 500, "least": 20, "seconds": 1.0}  # of the runs of a batch size in a round
-# In a process of its own, on the file that this one has just written: whole modules, which weights alone do not make.
+LIMITS: Any = {"most": 500, "least": 20, "seconds": 1.0}  # limits on the runs of a batch size in a round
+# Run in a separate process. weights_only=False is safe: the file is a whole module that this process has just written.
 RUN_TORCH = (
     "import sys, torch; torch.set_num_threads(1); torch.load(sys.argv[1], weights_only=False)(torch.rand({shape}))"
 )
@@ -44,9 +44,9 @@ PEAK = "\nprint([line.split()[1] for line in open('/proc/self/status') if line.s
 def variants_of(
     model: nn.Module, x: Tensor, y: Tensor, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Callable[[], Result]]:
-    """A measurement of each way to run the model; the pruned ones where Torch-Pruning is installed.
+    """Return a measurement for each variant of the model; pruned variants only if Torch-Pruning is installed.
 
-    x, y: images N,C,H,W in [0, 1] and labels, for calibration and pruning. Raises InputError where it cannot be exported.
+    x, y: images N,C,H,W in [0, 1] and labels, for calibration and pruning. Raises InputError if the model cannot be exported.
     """
     if net_of(model) is not None:
         raise InputError("`model` is an ONNX file already: give the model that it was exported from")
@@ -57,7 +57,7 @@ def variants_of(
     files |= _exported(model, x, folder, "")
     try:
         if not isinstance(model, Classifier):
-            raise InputError("only an architecture of ours is pruned here")
+            raise InputError("only a built-in architecture can be pruned here")
         small = copy.deepcopy(model)
         plugins.load("prune", PRUNE)(small, x, y)
         files |= _exported(small, x, folder, "pruned ")
@@ -70,21 +70,21 @@ def variants_of(
 
     def measure(name: str) -> Result:
         file = files[name]
-        found: Result = {"precision": "int8" if name.endswith("int8") else "fp32"}
+        result: Result = {"precision": "int8" if name.endswith("int8") else "fp32"}
         for batch in BATCHES:
             images = torch.rand(batch, *shape)
             with one_thread(), torch.inference_mode():
                 times = milliseconds(lambda: loaded[name](images), **LIMITS)  # noqa: B023
-            found |= {f"p{p}_ms_{batch}": float(numpy.percentile(times, p)) for p in (50, 99)}
-        found["images_per_second"] = 1000 * BATCHES[-1] / found[f"p50_ms_{BATCHES[-1]}"]
-        found["size_mb"] = file.stat().st_size / 1e6
-        return found | ({"process_mb": memory[name]} if memory[name] is not None else {})
+            result |= {f"p{p}_ms_{batch}": float(numpy.percentile(times, p)) for p in (50, 99)}
+        result["images_per_second"] = 1000 * BATCHES[-1] / result[f"p50_ms_{BATCHES[-1]}"]
+        result["size_mb"] = file.stat().st_size / 1e6
+        return result | ({"process_mb": memory[name]} if memory[name] is not None else {})
 
     return {name: lambda name=name: measure(name) for name in files}  # type: ignore[misc]
 
 
 def add_ratios(rows: dict[str, Result]) -> None:
-    """To each row its time of one image as a share of eager PyTorch's."""
+    """Add to each row its time for one image, divided by the time of eager PyTorch."""
     for row in rows.values():
         if "error" not in row and "error" not in rows[EAGER]:
             row["of_eager"] = row["p50_ms_1"] / rows[EAGER]["p50_ms_1"]
@@ -108,7 +108,7 @@ def _runner(file: Path) -> Callable[[Tensor], object]:
 
 
 def _memory(file: Path, shape: Sequence[int]) -> float | None:
-    """Peak MB of a process that loads the file and runs one batch of the largest size; None where that cannot be told."""
+    """Peak memory in MB of a process that loads the file and runs one batch of the largest size; None if it cannot be read."""
     code = (RUN_ONNX if file.suffix == ".onnx" else RUN_TORCH).format(shape=(BATCHES[-1], *shape)) + PEAK
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code, str(file)], env=environment, capture_output=True, text=True)

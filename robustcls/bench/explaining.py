@@ -10,8 +10,8 @@ from robustcls.bench.training import Result
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.memory import peak_memory_mb
 
-FIRST = 4  # images that tell how many can be explained in the time
-SECONDS = 3.0
+FIRST = 4  # images of a first run, from which the number of images is estimated
+SECONDS = 3.0  # duration of a measurement
 Explain = Callable[[nn.Module, str, Tensor, Tensor, int], Tensor]
 
 
@@ -20,7 +20,7 @@ def our_maps(model: nn.Module, method: str, x: Tensor, y: Tensor, seed: int) -> 
 
 
 def time_method(method: str, model: nn.Module, x: Tensor, y: Tensor, seed: int, explain: Explain = our_maps) -> Result:
-    """Images per second over as many images N,C,H,W as take a few seconds."""
+    """Measure images per second of a method, over as many of the images N,C,H,W as take about SECONDS."""
 
     def seconds_of(count: int) -> float:
         wait_for(x.device)

@@ -1,4 +1,4 @@
-"""What a load came to: quantiles of latencies with their intervals, refusals, and what was not answered."""
+"""The results of a load: quantiles of latencies with intervals, refusals, and requests that were not answered."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ ANSWERED, REFUSED = 200, (429, 503)
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one load. Latencies in milliseconds, ascending, from when a request was due."""
+    """The results of one load. Latencies are in milliseconds, ascending, from the time when a request was due."""
 
     sent: int
     seconds: float
-    latencies: list[float]  # of those answered within the deadline
+    latencies: list[float]  # of the requests answered within the deadline
     refusals: list[float]
     missed: int  # not answered within the deadline
     errors: int  # connections that ended, and statuses that are neither an answer nor a refusal
     in_window: int  # answered while requests were due
-    late_p99_ms: float  # of how much later the client came to an arrival
-    client_busy: float  # the client's processor time over the time: near 1 in closed loop, it was the limit
+    late_p99_ms: float  # 99th percentile of the delay with which the client itself handled an arrival
+    client_busy: float  # the client's processor time divided by the elapsed time; near 1, the client was the bottleneck
 
     @classmethod
     def of(cls, log: Mapping[str, Any]) -> "Answers":
-        """Of what `robustcls.bench.load` printed."""
+        """Read the output of `robustcls.bench.load`."""
         rows = list(zip(log["status"], log["latency"], log["in_time"], strict=True))
         latencies = sorted(1000 * latency for status, latency, _ in rows if status == ANSWERED)
         refusals = sorted(1000 * latency for status, latency, _ in rows if status in REFUSED)
@@ -50,22 +50,22 @@ class Answers:
 
     @property
     def rate(self) -> float:
-        """Answers per second of the time in which requests were due."""
+        """Answers per second, during the time in which requests were due."""
         return self.in_window / self.seconds
 
     def quantile(self, q: float) -> float | None:
-        """Of all requests, those without an answer being the slowest; None where it is one of them."""
+        """A quantile of the latency of all requests, with unanswered ones as the slowest; None if it is an unanswered one."""
         return quantile(self.latencies, q, self.sent - self.answered)
 
     def accepted(self, q: float) -> float | None:
-        """Of those that were not refused; None where it is one that was not answered."""
+        """A quantile of the latency of all requests that were not refused; None if it is an unanswered one."""
         return quantile(self.latencies, q, self.missed + self.errors)
 
     def refusal(self, q: float) -> float | None:
         return quantile(self.refusals, q)
 
     def about(self) -> dict[str, Any]:
-        """As JSON; p50 and p99 with 95% intervals."""
+        """Return the results as JSON-ready values, p50 and p99 with 95% intervals."""
         missing = self.sent - self.answered
         return {
             "sent": self.sent, "answered": self.answered, "refused": self.refused, "missed": self.missed,
@@ -77,20 +77,20 @@ class Answers:
 
 
 def quantile(values: Sequence[float], q: float, larger: int = 0) -> float | None:
-    """The smallest that at least a share q of all reach; None where there is none.
+    """Return the smallest value that is at least as large as a share q of all values; None if it is not among `values`.
 
     Args:
-        values: ascending.
+        values: the known values, ascending.
         q: in (0, 1).
-        larger: how many there are beside, larger than all of them.
+        larger: number of further, unknown values, which are larger than all known ones.
     """
     return _ranked(values, math.ceil(q * (len(values) + larger) - 1e-9))
 
 
 def interval(values: Sequence[float], q: float, larger: int = 0, confidence: float = 0.95) -> list[float | None]:
-    """Bounds of a quantile by order statistics, for independent values; None where there is no such bound.
+    """Return a confidence interval of a quantile, from order statistics of independent values; None for an unknown bound.
 
-    The number of values below the quantile is binomial: no assumption on how they are distributed.
+    The number of values below the quantile is binomial, so no assumption on the distribution is needed.
     """
     n = len(values) + larger
     tail = (1 - confidence) / 2

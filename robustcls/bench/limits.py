@@ -1,4 +1,4 @@
-"""The limit that arithmetic sets: FLOPs of a model over the matrix rate that this machine reaches."""
+"""The arithmetic limit of speed: the FLOPs of a model, and the FLOP rate of matrix products on this machine."""
 
 import time
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from robustcls.runtime.device import has_bf16, wait_for
 
 
 def forward_flops(model: nn.Module, input_size: Sequence[int]) -> float:
-    """Floating-point operations (two a multiply-add) of one image's forward pass."""
+    """Return the floating-point operations of the forward pass of one image; a multiply-add counts as two."""
     return flops.forward_flops(model, torch.zeros(1, *input_size, device=device_of(model)))
 
 
 def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]:
-    """FLOP/s of a large matrix product in fp32 and, where the hardware has it, bf16: the best of several."""
+    """Return the FLOP/s of a large matrix product in fp32 and, if the hardware supports it, bf16: the best of several runs."""
     rates = {"fp32": _rate(device, torch.float32, seconds)}
     if has_bf16(device):
         rates["bf16"] = _rate(device, torch.bfloat16, seconds)
@@ -25,7 +25,7 @@ def matrix_rates(device: torch.device, seconds: float = 0.5) -> dict[str, float]
 
 
 def copy_bandwidth(device: torch.device, bytes_copied: int = 1 << 30) -> float:
-    """Bytes read and written a second by a copy on the device: the best of several."""
+    """Return the bytes read and written per second by a copy on the device: the best of several runs."""
     source = torch.empty(bytes_copied, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), 0.0
     for _ in range(10):

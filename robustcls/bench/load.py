@@ -1,7 +1,8 @@
-"""The client of the suite serve, in a process of its own: `python -m robustcls.bench.load`, a job as JSON on stdin.
+"""The load generator of the suite serve, run as a separate process: `python -m robustcls.bench.load`, with a job as JSON on
+stdin.
 
-Closed loop: each connection sends its next request once it was answered. Open loop: the times of arrival are fixed beforehand,
-and a latency counts from them, so that waiting is seen wherever it happens. Nothing but the standard library.
+Closed loop: each connection sends the next request after the answer to the previous one. Open loop: the arrival times are
+fixed in advance, and latencies count from them, so that all waiting is included. Uses only the standard library.
 """
 
 import asyncio
@@ -15,40 +16,40 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-MISSED, BROKEN = 0, -1  # in place of a status: not answered within the deadline; the connection ended
-SPIN = 0.002  # seconds before an arrival in which the clock is read again and again: a timer may be a millisecond late
+MISSED, BROKEN = 0, -1  # used as a status: not answered within the deadline; the connection ended
+SPIN = 0.002  # seconds of busy waiting before an arrival, because a timer may be a millisecond late
 FIRST = 0.05  # seconds from the start to the first arrival
-PAUSE = 0.1  # seconds after a connection that could not be opened
+PAUSE = 0.1  # seconds to wait after a connection could not be opened
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 
 
 @dataclass
 class Job:
-    """What is sent. With a rate in open loop, else in closed loop over so many connections."""
+    """The load to generate: in open loop if `rate` is given, else in closed loop."""
 
     port: int
-    requests: list[bytes]  # whole ones, sent in turns
-    deadline: float  # seconds, after which the client hangs up
-    connections: int  # at most, in open loop
+    requests: list[bytes]  # complete requests, sent in turn
+    deadline: float  # seconds after which the client disconnects
+    connections: int  # number in closed loop, largest number in open loop
     rate: float | None = None  # arrivals per second
-    count: int | None = None  # of requests; in closed loop either that
-    seconds: float | None = None  # or the time in which requests are sent
-    spin: bool = False  # where the client has a processor of its own
+    count: int | None = None  # number of requests; in closed loop, give this or `seconds`
+    seconds: float | None = None  # duration in which requests are sent
+    spin: bool = False  # busy waiting, if the client has its own processor
     host: str = "127.0.0.1"
 
 
 @dataclass
 class Log:
-    """Of each request, by its number, in seconds of the clock: when it was due, was done, and how it ended."""
+    """The log of all requests, by number. Times are in seconds of the event loop's clock."""
 
-    due: list[float] = field(default_factory=list)
-    done: list[float] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)  # when the request was due
+    done: list[float] = field(default_factory=list)  # when it ended
     status: list[int] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)  # of arrivals: how much later this client came to them
+    late: list[float] = field(default_factory=list)  # delay with which this client handled each arrival
     resent: set[int] = field(default_factory=set)
 
     def add(self, due: float) -> int:
-        """The number of a new request."""
+        """Add a request, and return its number."""
         self.due.append(due)
         self.done.append(due)
         self.status.append(MISSED)
@@ -56,14 +57,14 @@ class Log:
 
 
 class Connection(asyncio.Protocol):
-    """A connection that is kept, with at most one request on its way."""
+    """A keep-alive connection, with at most one pending request."""
 
     def __init__(self, load: "Load") -> None:
         self.load = load
-        self.number: int | None = None  # of the request on its way
-        self.used = False  # has answered before
-        self.head: tuple[int, bool] | None = None  # status, and whether the service closes
-        self.end = 0
+        self.number: int | None = None  # of the pending request
+        self.used = False  # whether it has received an answer before
+        self.head: tuple[int, bool] | None = None  # status, and whether the service closes the connection
+        self.end = 0  # length of the whole answer
         self.received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,20 +105,20 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """Sends a job's requests over its connections."""
+    """Send the requests of a job over its connections."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.log = job, Log()
-        self.idle: list[Connection] = []  # the latest last, which is used first
-        self.waiting: deque[int] = deque()
-        self.flying: deque[tuple[float, int, Connection]] = deque()  # deadline, number: nearly in their order
-        self.connections = self.open = 0
-        self.until = float("inf")  # when requests cease to be due
+        self.idle: list[Connection] = []  # the most recently used last; it is used again first
+        self.waiting: deque[int] = deque()  # numbers of requests without a connection
+        self.flying: deque[tuple[float, int, Connection]] = deque()  # (deadline, number, connection), roughly in order
+        self.connections = self.open = 0  # numbers of connections, and of requests that have not ended
+        self.until = float("inf")  # when the last request is due
         self.over = False
         self.tasks: set[asyncio.Task] = set()
 
     async def run(self) -> dict[str, Any]:
-        """What became of each request, as JSON."""
+        """Run the load; return the outcomes of all requests as JSON-ready values."""
         self.loop = asyncio.get_running_loop()
         began = self.loop.time() + FIRST
         cpu = time.process_time()
@@ -167,12 +168,12 @@ class Load:
             self.expire()
 
     def _more(self) -> bool:
-        """Whether a closed loop goes on."""
+        """Whether a closed loop sends further requests."""
         fewer = self.job.count is None or len(self.log.due) < self.job.count
         return self.job.rate is None and fewer and self.loop.time() < self.until
 
     def free(self, connection: Connection) -> None:
-        """Sends what comes next, where there is something."""
+        """Send the next request over a free connection, or keep the connection idle if there is none."""
         if self._more():
             self.waiting.append(self.log.add(self.loop.time()))
             self.open += 1
@@ -188,7 +189,7 @@ class Load:
         self.open -= 1
 
     def lost(self, connection: Connection) -> None:
-        """Opens another where it is needed. A request on a kept connection that the service closed is sent once more."""
+        """Open another connection if needed. A request on a reused connection that the service closed is sent once more."""
         self.connections -= 1
         if connection in self.idle:
             self.idle.remove(connection)
@@ -203,7 +204,7 @@ class Load:
             self._connect()
 
     def expire(self) -> None:
-        """Hangs up on what was not answered within the deadline."""
+        """Give up requests that were not answered within the deadline, and close their connections."""
         now = self.loop.time()
         while self.flying and self.flying[0][0] <= now:
             _, number, connection = self.flying.popleft()

@@ -1,4 +1,4 @@
-"""A service of the suite serve as a process: started on one processor, asked from another, measured, ended."""
+"""Run a service of the suite serve as a process: start it on one processor, load it from another, measure it and end it."""
 
 import base64
 import contextlib
@@ -20,8 +20,8 @@ from robustcls.bench.latency import Answers
 from robustcls.bench.training import Result
 from robustcls.core.errors import InputError
 
-START = 120.0  # seconds in which a service must answer
-PATIENCE = 60.0  # seconds that a request may take where no deadline is measured
+START = 120.0  # seconds within which a service must answer for the first time
+PATIENCE = 60.0  # timeout of a request in seconds if no deadline is measured
 END = 10.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -35,25 +35,25 @@ class Payload:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A service, how it is asked, and where the predicted class is in its answer."""
+    """A service, its requests, and how to read the predicted class from an answer."""
 
     name: str
     command: Sequence[str]  # {port} is replaced
     path: str
     payloads: Sequence[Payload]
-    label: Callable[[Any], str]  # of the decoded JSON
+    label: Callable[[Any], str]  # predicted class from the decoded JSON
     environment: tuple[tuple[str, str], ...] = ()
     precision: str = "fp32"
 
 
 def cores() -> tuple[int | None, int | None]:
-    """A processor for the server and another for the client; None each where there are not two, or none can be chosen."""
+    """Return a processor for the server and one for the client; None for both with fewer than two, or without affinity."""
     there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return (there[0], there[-1]) if len(there) > 1 else (None, None)
 
 
 def of_one_core(one: int | None, other: int | None) -> bool | None:
-    """Whether two processors are threads of one core, and so slow each other down; None where that cannot be told."""
+    """Whether two processors are hardware threads of the same core, which slow each other down; None if this is unknown."""
     try:
         text = Path(f"/sys/devices/system/cpu/cpu{one}/topology/thread_siblings_list").read_text(encoding="ascii")
         ranges = [[int(end) for end in part.split("-")] for part in text.strip().split(",")]
@@ -64,7 +64,7 @@ def of_one_core(one: int | None, other: int | None) -> bool | None:
 
 @contextlib.contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """This thread, and processes that it starts, run on that processor alone."""
+    """Run this thread, and the processes that it starts, only on the given processor."""
     if core is None:
         yield
         return
@@ -78,7 +78,10 @@ def on_core(core: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(contestant: Contestant, labels: Sequence[str], core: int | None) -> Iterator[tuple[int, int, float]]:
-    """Process, port, and seconds from its start to its first answer, which must be right. Raises InputError."""
+    """Run a service; yield its process id, its port, and the seconds from its start to its first answer.
+
+    Raises InputError if it does not start, or predicts other labels.
+    """
     port = _free_port()
     command = [part.format(port=port) if "{port}" in part else part for part in contestant.command]
     environment = os.environ | dict(contestant.environment) | search_path()
@@ -92,7 +95,7 @@ def running(contestant: Contestant, labels: Sequence[str], core: int | None) -> 
             for payload, label in zip(contestant.payloads, labels, strict=True):
                 found = _ask(contestant, port, payload)
                 if found != label:
-                    raise InputError(f"{contestant.name} answers {found}, onnxruntime alone {label}")
+                    raise InputError(f"{contestant.name} predicts {found}, but onnxruntime itself predicts {label}")
             yield child.pid, port, ready
         finally:
             _end(child)
@@ -108,12 +111,12 @@ def _first_answer(contestant: Contestant, port: int, child: subprocess.Popen, lo
             last = str(error) or type(error).__name__
             time.sleep(0.01)
     log.seek(0)
-    told = log.read().decode(errors="replace").strip().splitlines() or [last]
-    raise InputError(f"{contestant.name} does not start: {told[-1]:.200}")
+    messages = log.read().decode(errors="replace").strip().splitlines() or [last]
+    raise InputError(f"{contestant.name} does not start: {messages[-1]:.200}")
 
 
 def _ask(contestant: Contestant, port: int, payload: Payload) -> str:
-    """The predicted class. Raises InputError, OSError and HTTPException."""
+    """Send one request, and return the predicted class. Raises InputError, OSError and HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("POST", contestant.path, payload.body, payload.headers)
@@ -145,7 +148,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants, as far as this system tells."""
+    """The ids of a process and its descendants, as far as the system reports them."""
     found = [pid]
     for each in found:
         for file in Path(f"/proc/{each}/task").glob("*/children"):
@@ -155,7 +158,10 @@ def _family(pid: int) -> list[int]:
 
 
 def memory(pid: int) -> Result:
-    """MB of a process and its descendants: shared pages in each of them (RSS), and once in all (PSS). Linux alone tells."""
+    """Return the memory of a process and its descendants in MB: RSS counts shared pages in each process, PSS only once.
+
+    Empty on systems other than Linux.
+    """
     totals = {"Rss": 0.0, "Pss": 0.0}
     for each in _family(pid):
         with contextlib.suppress(OSError):
@@ -167,7 +173,7 @@ def memory(pid: int) -> Result:
 
 
 def send(contestant: Contestant, port: int, core: int | None, **job: Any) -> Answers:
-    """What a load of that contestant came to; the client runs on that processor."""
+    """Load a contestant, with the client on the given processor, and return the results. Raises InputError."""
     requests = [_whole(contestant.path, port, payload) for payload in contestant.payloads]
     job |= {"port": port, "spin": core is not None, "requests": [base64.b64encode(one).decode() for one in requests]}
     expected = job.get("seconds") or job["count"] / (job.get("rate") or 1 / PATIENCE)
@@ -179,7 +185,7 @@ def send(contestant: Contestant, port: int, core: int | None, **job: Any) -> Ans
     try:
         out, _ = client.communicate(json.dumps(job), timeout=expected + 2 * PATIENCE)
     except subprocess.TimeoutExpired:
-        raise InputError(f"{contestant.name} left its client waiting") from None
+        raise InputError(f"the client of {contestant.name} did not end in time") from None
     finally:
         client.kill()
         client.wait()
@@ -189,12 +195,12 @@ def send(contestant: Contestant, port: int, core: int | None, **job: Any) -> Ans
 
 
 def _whole(path: str, port: int, payload: Payload) -> bytes:
-    """The request as it is sent."""
+    """The complete HTTP request as bytes."""
     headers = {"Host": f"127.0.0.1:{port}", **payload.headers, "Content-Length": str(len(payload.body))}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + payload.body
 
 
 def search_path() -> dict[str, str]:
-    """The environment in which a child finds what this process finds."""
+    """Return environment variables with which a child process finds the same modules as this process."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -20,27 +20,27 @@ from robustcls.results.artefact import Manifest
 from robustcls.runtime.session import check_file, open_session, read_reference
 from robustcls.runtime.timing import milliseconds
 
-IMAGES = 16  # of the artefact's reference, sent in turns, one a request
-CLOSED = (4, 16, 64)  # connections in closed loop; the best is the capacity
-OPEN = 512  # connections in open loop, at most: more than a service of ours lets wait
-SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)  # of the capacity that are tried in open loop
-IN_TIME = 0.99  # of the requests must be answered within the deadline for a rate to count as sustained
-ALONE: Any = {"most": 300, "least": 20, "seconds": 2.0}  # of the runs of onnxruntime without a service
-SINGLE = 500  # requests one after another, whose median beside onnxruntime's alone is the overhead, at most
+IMAGES = 16  # number of reference images of the artefact, sent in turn, one per request
+CLOSED = (4, 16, 64)  # numbers of connections in closed loop; the best rate is the capacity
+OPEN = 512  # largest number of connections in open loop: more than the queue of `robustcls serve`
+SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)  # shares of the capacity tried in open loop
+IN_TIME = 0.99  # a rate is sustained if at least this share of the requests is answered within the deadline
+ALONE: Any = {"most": 300, "least": 20, "seconds": 2.0}  # limits on the runs of onnxruntime without a service
+SINGLE = 500  # largest number of requests sent one after another; their median minus onnxruntime's time is the overhead
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The artefact that is served, and what onnxruntime says of the images alone."""
+    """The served artefact, its reference images, and the labels that onnxruntime predicts for them."""
 
     folder: Path
     manifest: Manifest
     pixels: NDArray[numpy.uint8]  # N,C,H,W
-    labels: list[str]
+    labels: list[str]  # N
 
     @classmethod
     def of(cls, folder: str | Path) -> "Subject":
-        """Raises InputError."""
+        """Read an artefact. Raises InputError."""
         manifest = Manifest.of(folder)
         pixels = read_reference(folder, manifest)[0][:IMAGES]
         run = _runner(Path(folder), manifest)
@@ -49,22 +49,22 @@ class Subject:
         )
 
     def alone(self) -> float:
-        """Median milliseconds that onnxruntime takes for one image on one thread, where this thread may run."""
+        """Return the median time in milliseconds of onnxruntime for one image, on one thread."""
         run, image = _runner(self.folder, self.manifest), _floats(self.pixels[0])
         return statistics.median(milliseconds(lambda: run(image), **ALONE))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """The extent of the measurements."""
 
     requests: int  # at half load
-    seconds: float  # of every other load
+    seconds: float  # duration of every other load
     deadline: float  # seconds
 
 
 def ours(subject: Subject, deadline: float, engine: Sequence[str] = ()) -> list[Contestant]:
-    """`robustcls serve` with one thread, asked in JSON, in raw bytes and with PNG files."""
+    """Return `robustcls serve` with one thread as contestants: with requests in JSON, in raw bytes and with PNG files."""
     command = [
         sys.executable, "-m", "robustcls", "serve", "--model", f"model={subject.folder}", "--port", "{port}",
         "--threads", "1", "--timeout", str(deadline), "--drain", "0", "--quiet", *engine,
@@ -117,36 +117,36 @@ def _runner(folder: Path, manifest: Manifest) -> Callable[[NDArray[numpy.float32
 
 
 def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
-    """One turn: a service of its own, from its start to its end. Raises InputError where it does not answer."""
+    """Measure a contestant once, from the start of its service to its end. Raises InputError if it does not answer."""
     server_core, client_core = cores()
     with on_core(server_core):
         alone = subject.alone()
     with running(contestant, subject.labels, server_core) as (pid, port, ready):
-        found: Result = {"precision": contestant.precision, "onnxruntime_ms": alone, "ready_seconds": ready}
-        found |= {f"ready_{name}": value for name, value in memory(pid).items()}
+        result: Result = {"precision": contestant.precision, "onnxruntime_ms": alone, "ready_seconds": ready}
+        result |= {f"ready_{name}": value for name, value in memory(pid).items()}
 
         def load(connections: int, *, deadline: float = PATIENCE, **job: Any) -> Answers:
             return send(contestant, port, client_core, connections=connections, deadline=deadline, **job)
 
         def settle() -> None:
-            """Until nothing is left of the load before."""
+            """Wait until the service has finished the previous load."""
             if not load(1, count=1).answered:
-                raise InputError(f"{contestant.name} does not answer after a load")
+                raise InputError(f"{contestant.name} does not answer any more after a load")
 
         load(CLOSED[-1], seconds=plan.seconds / 4)  # warms up
         single = load(1, count=min(SINGLE, plan.requests))
-        found["single_ms"] = single.quantile(0.5)
-        if found["single_ms"] is not None:
-            found["overhead_ms"] = found["single_ms"] - alone
+        result["single_ms"] = single.quantile(0.5)
+        if result["single_ms"] is not None:
+            result["overhead_ms"] = result["single_ms"] - alone
         closed = {connections: load(connections, seconds=plan.seconds) for connections in CLOSED}
-        found["closed"] = {connections: answers.about() for connections, answers in closed.items()}
-        capacity = found["requests_per_second"] = max(answers.rate for answers in closed.values())
+        result["closed"] = {connections: answers.about() for connections, answers in closed.items()}
+        capacity = result["requests_per_second"] = max(answers.rate for answers in closed.values())
         if not capacity:
             raise InputError(f"{contestant.name} answered nothing under load: {closed[CLOSED[0]].about()}")
-        found |= memory(pid)
+        result |= memory(pid)
         settle()
         half = load(OPEN, rate=capacity / 2, count=plan.requests, deadline=plan.deadline)
-        found |= {"p50_ms": half.quantile(0.5), "p99_ms": half.quantile(0.99), "half": half.about()}
+        result |= {"p50_ms": half.quantile(0.5), "p99_ms": half.quantile(0.99), "half": half.about()}
         tried: dict[float, Any] = {}
 
         def in_time(share: float) -> bool:
@@ -156,17 +156,17 @@ def measure(contestant: Contestant, subject: Subject, plan: Plan) -> Result:
             tried[share] = answers.about()
             return answers.answered >= IN_TIME * answers.sent
 
-        found["sustained_per_second"] = highest(SHARES, in_time) * capacity
-        found["sustained"] = tried
+        result["sustained_per_second"] = highest(SHARES, in_time) * capacity
+        result["sustained"] = tried
         settle()
         double = load(OPEN, rate=2 * capacity, count=max(2, int(2 * capacity * plan.seconds)), deadline=plan.deadline)
-        found |= overload(double, capacity) | {"double": double.about()}
-        found["errors"] = float(half.errors + double.errors + sum(one["errors"] for one in tried.values()))
-    return found
+        result |= overload(double, capacity) | {"double": double.about()}
+        result["errors"] = float(half.errors + double.errors + sum(one["errors"] for one in tried.values()))
+    return result
 
 
 def overload(answers: Answers, capacity: float) -> Result:
-    """At more than a service can do: how much of what it can do is done in time, and how quickly the rest is refused."""
+    """Results under overload: the share of the capacity that is answered in time, and how quickly the rest is refused."""
     return {
         "of_capacity": answers.rate / capacity,
         "refused": answers.refused / answers.sent,
@@ -177,8 +177,8 @@ def overload(answers: Answers, capacity: float) -> Result:
 
 
 def highest(shares: Sequence[float], passes: Callable[[float], bool]) -> float:
-    """The largest of ascending shares that passes, by bisection; 0 where none does."""
-    low, high = 0, len(shares)  # all before low pass, none from high on
+    """Return the largest of ascending shares that passes, by bisection; 0 if none does."""
+    low, high = 0, len(shares)  # all shares before `low` pass, and none from `high` on
     while low < high:
         middle = (low + high) // 2
         if passes(shares[middle]):

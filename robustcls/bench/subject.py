@@ -1,4 +1,4 @@
-"""The model that is attacked and explained: the one that was named, or one trained for a few seconds."""
+"""The model that is attacked and explained: the given model, or one trained for a few seconds."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,8 +23,8 @@ TRAINING_IMAGES = 4096
 
 
 def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
-    """The model of task["model"], as `robustcls attack --model` takes it, in eval mode. Raises InputError."""
-    torch.manual_seed(task["seed"])  # code that draws its weights draws the same each time
+    """Load task["model"], in any form that `robustcls attack --model` accepts, in eval mode. Raises InputError."""
+    torch.manual_seed(task["seed"])  # so that model code with random weights gives the same weights each time
     loaded = build_model(
         read_model(task["model"]),
         arch=task["arch"],
@@ -37,20 +37,20 @@ def load_subject(task: Mapping[str, Any], images: Images) -> LoadedModel:
     found, _ = fit_to_data(loaded, images.batch(slice(LOOKED_AT))[0], images.classes)
     if found.moves_labels:
         raise InputError(
-            f"{loaded.name} has the classes of the data in another order: bench takes one that has them in it"
+            f"{loaded.name} has the classes of the data in another order: give a model with the same order of classes"
         )
     return loaded
 
 
 def subject_task(config: Any, common: dict[str, Any], folder: Path, say: Callable[[str], None]) -> dict:
-    """What load_subject needs; trains the model first where none was named."""
+    """Return the task for load_subject; train the model first if none is given."""
     spec = config.model or str(quick_model(config, common["arch"], folder, say))
     batch_size = config.batch_size or "auto"
     return common | {"model": spec, "mean": config.mean, "std": config.std, "batch_size": batch_size}
 
 
 def quick_model(config: Any, arch: str, folder: Path, say: Callable[[str], None]) -> Path:
-    """The checkpoint of a classifier trained for three epochs with FGSM: enough for accuracies that can be compared."""
+    """Train a classifier for three epochs with FGSM, enough for comparable accuracies, and return its checkpoint."""
     say("  training a model to attack: 3 epochs with FGSM")
     options = {key: value for key, value in recipe(config.data).items() if key in ("augment", "lr", "batch_size")}
     made = TrainConfig(
@@ -61,6 +61,6 @@ def quick_model(config: Any, arch: str, folder: Path, say: Callable[[str], None]
     images = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed, limit_train=made.limit_train)
     run = Run(made, folder / "run", *images)
     fit(run)
-    path = folder / "bench" / "quick.pt"  # its folder and file are its name
+    path = folder / "bench" / "quick.pt"  # the model is named after folder and file
     save_checkpoint(path, run.state.eval_model, meta(run))
     return path

@@ -1,4 +1,5 @@
-"""What `robustcls bench` measures. In each round everything is measured once, so that drift of the machine meets all."""
+"""The suites of `robustcls bench`. Each round measures everything once, so that changes of the machine's speed affect all
+measurements alike."""
 
 import gc
 import statistics
@@ -42,9 +43,9 @@ Say = Callable[[str], None]
 
 
 def run_bench(config: BenchConfig, say: Say, save: Callable[[Result], None]) -> Result:
-    """Measures the suites; returns a JSON-ready dict with every round and the medians.
+    """Measure the suites, and return a JSON-ready dict with all rounds and their medians.
 
-    save: called with what there is so far, after each table.
+    save: called after each table with the results so far.
     """
     keep_freed_memory()
     result, common = describe_machine(config)
@@ -67,7 +68,10 @@ def run_bench(config: BenchConfig, say: Say, save: Callable[[Result], None]) -> 
 
 
 def describe_machine(config: Any) -> tuple[Result, Task]:
-    """The head of a result file, and what all measurements share. Raises InputError for what the device lacks."""
+    """Return the head of a result file, and the task settings that all measurements share.
+
+    Raises InputError if the device does not support an option.
+    """
     device = resolve_device(config.device)
     resolve_precision(config.precision, device)
     result: Result = {
@@ -101,7 +105,7 @@ def _suites(config: BenchConfig, task: Task, folder: Path, say: Say) -> Iterable
     loaded: LoadedModel | None = None
     if attacks or explains or deploys:
         images = choose(data(config.data, "test"), config.n or (10_000 if config.suite == "cuda" else 256))
-        if config.model:  # wrong input is told before minutes of training
+        if config.model:  # loaded first, so that a wrong model is reported before minutes of training
             loaded = load_subject(subject_task(config, task, folder, say), images)
     if trainings:
         full, _ = load_training_data(config.data, data_dir=config.data_dir, seed=config.seed)
@@ -130,7 +134,7 @@ def _train(config: BenchConfig, task: Task, workloads: list[str], images: Images
         for suffix, options in VARIANTS.items()
         if cuda or not options
     }
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, cuda  # as `robustcls train` sets it
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, cuda  # the setting of `robustcls train`
     try:
         suite = _measured(variants, config, f"training of {config.updates} updates", say)
     finally:
@@ -184,7 +188,7 @@ def _deploy(config: BenchConfig, subject: LoadedModel, images: Images, folder: P
 
 
 def served_subject(config: Any, task: Task, folder: Path, say: Say) -> Subject:
-    """The artefact of --model, exported first where it is something else. Raises InputError."""
+    """Return the artefact of --model; other models are exported first. Raises InputError."""
     if config.model and is_artefact(config.model):
         return Subject.of(config.model)
     spec = subject_task(config, task, folder, say)["model"]
@@ -193,7 +197,7 @@ def served_subject(config: Any, task: Task, folder: Path, say: Say) -> Subject:
 
 
 def serve_suite(contestants: Sequence[Contestant], subject: Subject, config: Any, say: Say) -> Result:
-    """Each service alone on the machine, in rounds whose order alternates."""
+    """Measure each service alone on the machine, in rounds of alternating order."""
     plan = Plan(config.n or REQUESTS, config.seconds, config.deadline)
     variants = {one.name: partial(measure, one, subject, plan) for one in contestants}
     suite = _measured(variants, config, "services under load", say, alternate=True)
@@ -221,7 +225,7 @@ def _measured(
     usual_rounds: int = 3,
     alternate: bool = False,
 ) -> Result:
-    """Rows and rounds. Raises InputError where nothing could be measured."""
+    """Measure the variants; return the medians (`rows`) and all rounds. Raises InputError if every measurement failed."""
     say(what)
     count = config.rounds or (1 if config.suite == "cuda" else usual_rounds)
     rounds = by_turns(variants, count, lambda name: attempt(variants[name]), say, alternate)
@@ -235,7 +239,7 @@ def _measured(
 def by_turns(
     variants: Iterable[str], count: int, measure: Callable[[str], Result], say: Say, alternate: bool = False
 ) -> dict[str, list[Result]]:
-    """The results of each variant, by round. alternate: every second round goes through them backwards."""
+    """Return the results of each variant, by round. alternate: reverse the order in every second round."""
     rounds: dict[str, list[Result]] = {name: [] for name in variants}
     for number in range(count):
         order = list(rounds)
@@ -246,18 +250,18 @@ def by_turns(
 
 
 def attempt(measure: Callable[[], Result]) -> Result:
-    """What was measured; where it failed, as on a GPU that is too small, the error in one line."""
+    """Return the measurement, or if it failed, such as on a GPU with too little memory, the error in one line."""
     reset_peak_memory()
     try:
         return measure()
-    except Exception as error:  # whatever PyTorch or a model raises
+    except Exception as error:  # PyTorch or a model may raise anything
         return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
     finally:
-        gc.collect()  # a compiled run is a cycle, and holds the memory of the next
+        gc.collect()  # a compiled run is a reference cycle, whose memory the next run needs
 
 
 def _row(results: list[Result]) -> Result:
-    """Medians of the numbers over the rounds that finished and have them; without one, the first error."""
+    """The median of each number over the rounds that succeeded, or the first error if none did."""
     done = [result for result in results if "error" not in result]
     if not done:
         return {"error": results[0]["error"]}

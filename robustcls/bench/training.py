@@ -1,4 +1,4 @@
-"""The speed of training. A workload is clean, fgsm_rs, pgdN or tradesN, with N steps."""
+"""The speed of training. A workload is clean, fgsm_rs, pgdN or tradesN, where N is the number of attack steps."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from robustcls.runtime.memory import peak_memory_mb
 from robustcls.training.config import TrainConfig
 from robustcls.training.run import Run
 
-WARM_UP = 2
-COUNTED = 8  # images of the update whose operations are counted
+WARM_UP = 2  # updates that are not timed
+COUNTED = 8  # images in the update whose operations are counted
 BETA = 6.0
-FGSM_STEP = 1.25  # of eps (Wong et al. 2020, arXiv:2001.03994)
-VARIANTS: dict[str, dict[str, Any]] = {  # options of a run; all but the first are for CUDA
+FGSM_STEP = 1.25  # step size in units of eps (Wong et al. 2020, arXiv:2001.03994)
+VARIANTS: dict[str, dict[str, Any]] = {  # options of a run; all except the first are only for CUDA
     "": {},
     ", compiled": {"compile": True},
     ", CUDA graphs": {"compile": True, "cuda_graphs": True},
@@ -29,7 +29,7 @@ Result = dict[str, Any]
 
 
 def options_of(workload: str, threat: ThreatModel) -> dict[str, Any]:
-    """A workload as fields of TrainConfig."""
+    """Return the fields of TrainConfig for a workload."""
     kind, steps = parse_workload(workload)
     if kind == "clean":
         return {"adv": "none", "objective": "standard"}
@@ -39,7 +39,7 @@ def options_of(workload: str, threat: ThreatModel) -> dict[str, Any]:
 
 
 def parse_workload(workload: str) -> tuple[str, int]:
-    """`pgd10` as pgd and 10 steps; one step where no number is given."""
+    """Split a workload such as `pgd10` into its kind and its number of steps; 1 if there is no number."""
     kind = workload.rstrip("0123456789")
     return kind, int(workload[len(kind) :] or 1)
 
@@ -51,7 +51,7 @@ def threat_of(task: Task) -> ThreatModel:
 def make_run(
     images: Images, task: Task, *, val: Images | None = None, folder: Path = Path("unused"), **changes: Any
 ) -> Run:
-    """The run that is measured: no augmentation, a constant learning rate."""
+    """Return a run to measure, without augmentation and with a constant learning rate."""
     options = {
         "data": "bench", "arch": task["arch"], "norm": task["norm"], "eps": task["eps"], "epochs": 10_000, "lr": 0.02,
         "schedule": "constant", "augment": "none", "batch_size": task["batch_size"], "device": task["device"],
@@ -61,7 +61,7 @@ def make_run(
 
 
 def updates_of(run: Run) -> Iterator[Tensor]:
-    """The loss of each update of a run, without end."""
+    """Update the model of a run without end, and yield the loss of each update."""
     while True:
         run.state.train_mode()
         for x, y in run.batches():
@@ -70,13 +70,13 @@ def updates_of(run: Run) -> Iterator[Tensor]:
 
 
 def time_training(workload: str, images: Images, task: Task, **options: Any) -> Result:
-    """Images per second of a workload, without validation and files."""
+    """Measure images per second of a workload, without validation and writing of files."""
     run = make_run(images, task, **options_of(workload, threat_of(task)), **options)
     return measure(updates_of(run), task, run.batch_size, run.precision)
 
 
 def measure(updates: Iterator[Tensor], task: Task, batch_size: int, precision: str) -> Result:
-    """Images per second over task["updates"] updates, of which the first two warm up; each yields its loss."""
+    """Measure images per second over task["updates"] updates; the first two are warm-up. updates: yields the loss of each."""
     losses: list[Tensor] = []
     started = 0.0
     for number, loss in zip(range(task["updates"]), updates, strict=False):
@@ -96,7 +96,7 @@ def measure(updates: Iterator[Tensor], task: Task, batch_size: int, precision: s
 
 
 def update_flops(workload: str, images: Images, task: Task) -> float:
-    """Floating-point operations per image of one update, attack included, counted in fp32."""
+    """Count the floating-point operations per image of one update in fp32, including the attack."""
     few = images.take(torch.arange(COUNTED))
     options = options_of(workload, threat_of(task))
     run = make_run(few, task | {"batch_size": COUNTED, "precision": "fp32"}, **options)

@@ -1,1 +1,1 @@
-"""Artefacts: models in one ONNX file that run without PyTorch, checked against their source."""
+"""Export of artefacts: models in one ONNX file that run without PyTorch and are checked against their source."""

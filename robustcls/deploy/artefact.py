@@ -1,4 +1,4 @@
-"""Exports whatever `--model` takes, and gives the artefact."""
+"""Export a module, or any model that `--model` accepts, as an artefact."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -30,28 +30,28 @@ from robustcls.models.zoo import decoding_of_zoo, is_zoo
 from robustcls.results.artefact import MODEL, Decoding, Manifest, Source
 
 IMAGES = 768  # training images for checks, references and calibration
-KEPT = ("data", "seed", "data_dir", "config")  # of what a checkpoint says of its training
+KEPT = ("data", "seed", "data_dir", "config")  # entries of a checkpoint's metadata that are copied into the manifest
 
 
 @dataclass
 class Artefact:
-    """A folder that was exported."""
+    """An exported folder and its manifest."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def file(self) -> Path:
-        """The ONNX file."""
+        """The path of the ONNX file."""
         return self.folder / MODEL
 
     def load(self) -> Classifier:
-        """The model that runs the file, as `robustcls.load(folder)` gives it."""
+        """Return the model that runs the file, as `robustcls.load(folder)` does."""
         return load_artefact(self.folder, self.manifest)
 
 
 def warn_of_losses(line: str) -> None:
-    """Warns the caller of `export` of what it is told as a warning."""
+    """Turn a line that starts with "warning: " into a UserWarning at the caller of `export`; ignore other lines."""
     if line.startswith("warning: "):
         warnings.warn(line.removeprefix("warning: "), stacklevel=5)
 
@@ -71,35 +71,35 @@ def export(
     overwrite: bool = False,
     say: Callable[[str], None] = warn_of_losses,
 ) -> Artefact:
-    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it appears.
+    """Export a model as an artefact: a folder that runs without PyTorch, checked against the model before it is written.
 
-    The folder holds `model.onnx` (float32 N,C,H,W in [0, 1] to logits, normalisation inside, any N), `manifest.json`,
-    `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` gives it as a model,
-    whose logits are onnxruntime's and whose gradients are those of the same graph in PyTorch.
+    The folder contains `model.onnx` (from float32 N,C,H,W in [0, 1] to logits, with the normalisation inside, for any N),
+    `manifest.json`, `reference.npz` (images and logits that a runtime must reproduce) and `drift.npz`. `load(out)` returns it
+    as a model whose logits come from onnxruntime and whose gradients come from the same graph in PyTorch.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels and that `torch.onnx.export` takes.
+        model: any module that returns logits N,K for [0, 1] pixels and that `torch.onnx.export` can export.
         out: the folder; an earlier artefact there is replaced.
         calibration: training images, float N,C,H,W in [0, 1], for the checks and for quantisation; never test images.
-            Without them the checks are on uniform noise.
-        labels: N, of the calibration images; the model's own predictions unless given.
-        prune: a spec such as `channels(ratio=0.5)`. Nothing is trained again, and a UserWarning says what that costs on
-            images held out of these; `train(init=..., prune=...)` loses less. See `robustcls list prune`.
+            Without them the checks use uniform noise.
+        labels: labels N of the calibration images; the model's own predictions if not given.
+        prune: a spec such as `channels(ratio=0.5)`. The pruned model is not trained again; a UserWarning says what this
+            costs on images held out from `calibration`. `train(init=..., prune=...)` loses less. See `robustcls list prune`.
         quantize: `int8`, or a spec such as `int8(calibrate=256, keep="first_and_last")`. See `robustcls list quantizer`.
-        max_robust_drop: points of robust accuracy under `threat` that 8 bits may cost, on the last 256 of these images;
-            layers stay in floating point, most harmful first, until they do not cost more.
-        threat: kept in the manifest, for those who attack the artefact.
-        name: of the model, in the manifest.
-        deploy: write `deploy/` into the folder: a Dockerfile, and what KServe, KEDA and Ray Serve need.
-        overwrite: replace a folder that holds something else.
-        say: is told what was done, a line each; losses are a UserWarning unless given.
+        max_robust_drop: largest loss of robust accuracy by quantisation, in percentage points, under `threat` on the last 256
+            calibration images. Layers are put back to floating point, most harmful first, until the loss is small enough.
+        threat: threat model; saved in the manifest, as the default for attacks on the artefact.
+        name: name of the model in the manifest.
+        deploy: write `deploy/` into the folder: a Dockerfile, and files for KServe, KEDA and Ray Serve.
+        overwrite: replace a folder that contains something else.
+        say: is called with each line of progress; by default, losses are raised as a UserWarning.
 
     Returns:
         The artefact: `.folder`, `.file`, `.manifest`, `.load()`.
 
     Raises:
-        InputError: where PyTorch cannot export the model, with the operator; where the file gives other labels, or logits
-            farther than 1e-4 of the largest. Nothing is left at `out` then.
+        InputError: if PyTorch cannot export the model (the message names the operator), or if the exported file predicts
+            other labels, or logits that differ by more than 1e-4 of the largest. Nothing is left at `out` then.
 
     Example:
         >>> artefact = robustcls.export(model, "artefact", calibration=train_images, quantize="int8")
@@ -141,12 +141,12 @@ def export_spec(
     inputs: Iterable[str] = (),
     say: Callable[[str], None],
 ) -> Artefact:
-    """The artefact of the model that `--model` names, on training images of its data.
+    """Export the model that `--model` names, with training images of its data set, and return the artefact.
 
     inputs: files that are read besides the model and the data, which `out` must not replace. Raises InputError.
     """
     if options.split == "test":
-        raise InputError("calibrated on test images, the file would be judged on what it has seen: give `split=train`")
+        raise InputError("calibration on test images would bias the evaluation of the file: give `split=train`")
     check_options(options.quantize, options.max_robust_drop)
     read = [spec, *inputs, *([options.data_dir] if options.data_dir else [])]
     with claimed(out, overwrite, read):
@@ -154,7 +154,7 @@ def export_spec(
         if not source.single:
             raise InputError(f"{spec} is an ensemble, which is not exported as one file: export its models one by one")
         if source.wrapper:
-            raise InputError(f"{spec} is a model in a wrapper, which attacks go through: export {source.spec} itself")
+            raise InputError(f"{spec} is a model in a wrapper, which cannot be exported: export {source.spec} itself")
         data = options.data or source.meta.get("data")
         if data and data.startswith("folder:"):
             check_place(Path(out), overwrite, [data.removeprefix("folder:").partition("(")[0]])
@@ -162,7 +162,7 @@ def export_spec(
         for line in chosen.loaded.notes:
             say(line)
         known = chosen.known
-        if not isinstance(source.content, Manifest):  # whose source is what it was made of
+        if not isinstance(source.content, Manifest):  # a manifest already names the original source
             known.source.sha256 = source.sha256 or known.source.sha256
         known.trained = {key: source.meta[key] for key in KEPT if key in source.meta}
         known.threat = _threat(source.meta, options)
@@ -177,7 +177,7 @@ def export_spec(
 
 @dataclass
 class _Chosen:
-    """A model, and the images on which its file is checked: N,C,H,W, with N labels where these are known."""
+    """A model, and the images N,C,H,W on which its file is checked, with labels N if they are known."""
 
     loaded: loading.LoadedModel
     known: Known
@@ -186,11 +186,13 @@ class _Chosen:
 
 
 def _without_data(source: loading.ModelSource, options: ExportConfig) -> _Chosen:
-    """On uniform noise, which suffices to check a file, and to calibrate nothing."""
+    """The model with images of uniform noise, which suffice to check a file but not to calibrate or prune one."""
     if options.quantize:
-        raise InputError(f"`quantize` measures the ranges of activations, and {source.spec} knows no data: give `data`")
+        raise InputError(
+            f"`quantize` measures activation ranges on training images, and {source.spec} names no data: give `data`"
+        )
     if options.prune:
-        raise InputError(f"`prune` ranks channels on training images, and {source.spec} knows no data: give `data`")
+        raise InputError(f"`prune` ranks channels on training images, and {source.spec} names no data: give `data`")
     loaded = loading.load(source.spec, arch=options.arch, classes=(), input_size=None, **_normalisation(options))
     size = input_size_of(loaded.model)
     if size is None:
@@ -201,7 +203,7 @@ def _without_data(source: loading.ModelSource, options: ExportConfig) -> _Chosen
 
 
 def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, say: Callable[[str], None]) -> _Chosen:
-    """On images of a data set, decoded as the model's own are."""
+    """The model with images of a data set, decoded in the same way as the model's training images."""
     own = source.meta.get("data")
     if own and not options.data:
         check_named_by_file(own, source.spec)
@@ -224,8 +226,8 @@ def _with_data(source: loading.ModelSource, data: str, options: ExportConfig, sa
     mapped, taken = loading.fit_to_data(loaded, images[:32], chosen.classes)
     known = _known(loaded.model, loaded.name, size, decoding_of(data))
     known.data, known.split = data, options.split
-    with suppress(InputError):  # too few images to hold some out
-        known.unseen = split("val").batch()[0]  # on its own training images it is surer than it will ever be again
+    with suppress(InputError):  # there may be too few images for a validation split
+        known.unseen = split("val").batch()[0]  # a model is more confident on its training images than on new ones
     say(f"{len(images)} images of {data}, split {options.split}" + (f"; {taken}" if taken else ""))
     return _Chosen(loaded, known, images, torch.tensor(mapped.outputs)[labels])
 
@@ -235,7 +237,7 @@ def _normalisation(options: ExportConfig) -> dict[str, Any]:
 
 
 def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
-    """From the options, else the checkpoint; a radius holds for its own norm alone."""
+    """The threat model from the options, or else from the checkpoint, whose eps is used only with the checkpoint's norm."""
     known = meta.get("threat")
     if not known and options.norm is None and options.eps is None:
         return {}
@@ -244,7 +246,7 @@ def _threat(meta: Mapping[str, Any], options: ExportConfig) -> dict[str, Any]:
 
 
 def _known(model: nn.Module, name: str, size: Any, decoded: Mapping[str, Any] | None = None) -> Known:
-    """What a model says of itself. decoded: how its images were, as keywords of Form."""
+    """What is known of a model from its own attributes. decoded: how its images were decoded, as keywords of Form."""
     classes = [str(one) for one in getattr(model, "classes", ()) or ()]
     channels, height, width = size
     net = net_of(model)
@@ -258,7 +260,7 @@ def _known(model: nn.Module, name: str, size: Any, decoded: Mapping[str, Any] | 
         formats(), form.resize, form.filter,  # type: ignore[arg-type]
     )  # fmt: skip
     known = Known(name, classes, (channels, height, width), source, decoding)
-    if net is not None and (before := net.manifest) is not None:  # a copy is of the same original
+    if net is not None and (before := net.manifest) is not None:  # a copy of an artefact keeps the artefact's source
         known.source, known.threat, known.trained = replace(before.source), dict(before.threat), dict(before.trained)
         known.quantization, known.pruning = before.quantization, before.pruning
         if not decoded:

@@ -1,4 +1,4 @@
-"""The files that put an artefact into a container and onto a cluster: `deploy/` in its folder."""
+"""Write `deploy/` into the folder of an artefact: the files for serving it in a container and on a cluster."""
 
 import json
 import math
@@ -14,66 +14,67 @@ from robustcls.serving.config import ServeConfig
 
 FOLDER = "deploy"
 NEEDS = "`deploy` needs PyYAML: pip install 'robustcls[onnx]'"
-REQUIREMENTS = {  # what `robustcls serve` imports, and httptools and uvloop, which make uvicorn faster; no PyTorch
+REQUIREMENTS = {  # the imports of `robustcls serve`, without PyTorch, plus httptools and uvloop, which make uvicorn faster
     "click": ">=8.1,<9",
     "httptools": ">=0.6,<1",
     "numpy": ">=1.26,<3",
     "onnxruntime": ">=1.22,<2",
-    "pillow": ">=13,<14",  # the limits of what is read of a header were measured with it
+    "pillow": ">=13,<14",  # the limits on image headers were measured with this version
     "prometheus-client": ">=0.22,<1",
     "pydantic": ">=2.9,<3",
     "starlette": ">=0.46,<2",
     "uvicorn": ">=0.36,<1",
     "uvloop": ">=0.21,<1",
 }
-INSIDE, USER = "/artefact", 10001  # in the container: the artefact's place, and who runs the service
+INSIDE, USER = "/artefact", 10001  # in the container: the path of the artefact, and the user id of the service
 READY, LIVE, METRICS = "/v2/health/ready", "/v2/health/live", "/metrics"
 REGISTRY = "registry.example.com"
 PROMETHEUS = "http://prometheus.monitoring.svc:9090"
 REPLICAS = (1, 4)
-CALM = 300  # seconds of less traffic before replicas are taken away
-MARGIN = 15  # seconds that Kubernetes waits beyond draining and the longest request
+CALM = 300  # seconds of lower load before replicas are removed
+MARGIN = 15  # seconds that Kubernetes waits in addition to draining and the longest request
 RAY_APP, RAY_DEPLOYMENT = "robustcls.serving.ray_app:build", "Service"
-LABEL = 40  # letters of a name: KServe appends to it, and Kubernetes takes 63
+LABEL = 40  # largest length of a name: KServe appends a suffix to it, and Kubernetes allows 63 characters
 
 READ_ME = """\
 # Deploying {name}
 
-Made by `robustcls export --deploy` for the file with SHA-256 {sha256}; exported again, it is written anew.
+Written by `robustcls export --deploy` for the file with SHA-256 {sha256}. Exporting again overwrites this folder.
 
-What of these was run, with another artefact, and what was not:
+These files were tested with another artefact, as far as stated here:
 
-- `Dockerfile`, `requirements.txt`: an image without PyTorch that serves this artefact. Its `pip` lines were run in an empty
-  environment, and the service and the health check there; no image was built.
+- `Dockerfile`, `requirements.txt`: a container image without PyTorch that serves this artefact. The `pip` commands, the service
+  and the health check were run in an empty environment; no image was built.
 - `kserve.yaml`: a KServe InferenceService (v1beta1, Standard mode). Checked against the fields of KServe's API; **untested on a
   cluster**.
-- `keda.yaml`: a KEDA ScaledObject (v1alpha1) that scales it by the requests that wait. Checked against the fields of KEDA's
-  API; **untested on a cluster**.
-- `ray_serve.yaml`: a Ray Serve configuration. Checked by Ray's own schema, and run on one machine by `serve run`; **untested on
-  a cluster**.
+- `keda.yaml`: a KEDA ScaledObject (v1alpha1) that scales the service by the number of waiting requests. Checked against the
+  fields of KEDA's API; **untested on a cluster**.
+- `ray_serve.yaml`: a Ray Serve configuration. Checked against Ray's own schema, and run on one machine by `serve run`;
+  **untested on a cluster**.
 
 ## Container
 
-In the artefact's folder (with `evaluation.json`, once it was attacked):
+Run these commands in the artefact's folder. The image includes `evaluation.json` if the artefact was attacked before.
 
     docker build -f deploy/Dockerfile -t {image} .
     docker run --rm -p 127.0.0.1:{port}:{port} {image}
     curl -s http://127.0.0.1:{port}/v2/models/{name}
 
-robustcls is installed by name. Of one that is not published, put a wheel (`pip wheel --no-deps -w DIR .`) into `deploy/` and
-add `--build-arg ROBUSTCLS=/install/NAME.whl`. `docker stop --time {grace}` leaves time to answer what was accepted.
+The image installs robustcls by name and version. For a version that is not published, put a wheel (`pip wheel --no-deps -w DIR
+.`) into `deploy/` and add `--build-arg ROBUSTCLS=/install/NAME.whl`. `docker stop --time {grace}` leaves enough time to answer
+all accepted requests.
 
 ## Cluster
 
-Replace the registry in `kserve.yaml` and the address of Prometheus in `keda.yaml`, then `kubectl apply -f` both. KServe is
-told to scale nothing itself, as KEDA does; Prometheus has to scrape the pods (they have the usual `prometheus.io`
-annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[serve,ray] and the artefact at {inside} on every
-node.
+Replace the registry in `kserve.yaml` and the address of Prometheus in `keda.yaml`, then run `kubectl apply -f` on both. The
+autoscaling of KServe is turned off because KEDA scales the service. Prometheus must scrape the pods (they have the usual
+`prometheus.io` annotations). For Ray: `serve deploy deploy/ray_serve.yaml`, with robustcls[serve,ray] and the artefact at
+{inside} on every node.
 """
 
 
 def require_yaml() -> Any:
-    """PyYAML. Raises InputError where it is missing."""
+    """Return the module yaml. Raises InputError if PyYAML is not installed."""
     try:
         import yaml
     except ImportError:
@@ -82,7 +83,7 @@ def require_yaml() -> Any:
 
 
 def write_deployment(folder: Path, name: str, manifest: Manifest) -> None:
-    """Write `deploy/` into the folder of an artefact, which is served by this name. Raises InputError without PyYAML."""
+    """Write `deploy/` into the folder of an artefact. name: under which it is served. Raises InputError without PyYAML."""
     yaml = require_yaml()
     home = folder / FOLDER
     home.mkdir()
@@ -106,19 +107,19 @@ def write_deployment(folder: Path, name: str, manifest: Manifest) -> None:
 
 
 def label(name: str) -> str:
-    """The name as Kubernetes takes it: small letters, digits and dashes, a letter first."""
+    """The name in the form that Kubernetes accepts: lower-case letters, digits and dashes, starting with a letter."""
     plain = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
     return (plain if plain[:1].isalpha() else f"model-{plain}")[:LABEL].strip("-")
 
 
 def grace(config: ServeConfig) -> int:
-    """Seconds from SIGTERM to SIGKILL."""
+    """The termination grace period: seconds from SIGTERM to SIGKILL."""
     return math.ceil(config.drain + config.timeout) + MARGIN
 
 
 def dockerfile(name: str, config: ServeConfig) -> list[str]:
     """The lines of a Dockerfile whose context is the artefact's folder."""
-    optional = f"{EVALUATION[:-1]}[{EVALUATION[-1]}]"  # a pattern may match nothing
+    optional = f"{EVALUATION[:-1]}[{EVALUATION[-1]}]"  # as a pattern, so that COPY does not fail if the file is missing
     health = (
         "import http.client, sys; "
         f"there = http.client.HTTPConnection('127.0.0.1', {config.port}, timeout=4); "
@@ -156,7 +157,7 @@ def kserve(name: str, image: str, config: ServeConfig) -> dict[str, Any]:
         "image": image,
         "ports": [{"containerPort": config.port, "protocol": "TCP"}],
         "startupProbe": probe(LIVE, periodSeconds=1, failureThreshold=60),
-        # Unready within the time in which a service that was told to end still takes requests.
+        # Short enough to notice a terminating service as unready while it still accepts requests.
         "readinessProbe": probe(READY, periodSeconds=2, timeoutSeconds=1, failureThreshold=1),
         "livenessProbe": probe(LIVE, periodSeconds=10, timeoutSeconds=5, failureThreshold=3),
         "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
@@ -188,13 +189,13 @@ def kserve(name: str, image: str, config: ServeConfig) -> dict[str, Any]:
 
 
 def keda(name: str, config: ServeConfig) -> dict[str, Any]:
-    """A ScaledObject of keda.sh/v1alpha1: as many replicas as leave a quarter of a batch waiting for each."""
+    """A ScaledObject of keda.sh/v1alpha1, which aims at a quarter of a batch of waiting requests per replica."""
     query = f'sum(avg_over_time(robustcls_queue_requests{{model="{name}"}}[1m]))'
     metadata = {
         "serverAddress": PROMETHEUS,
         "query": query,
         "threshold": str(max(1, config.batch // 4)),
-        "ignoreNullValues": "false",  # a Prometheus that is gone is an error, not an empty queue
+        "ignoreNullValues": "false",  # missing data is an error, not an empty queue
     }
     return {
         "apiVersion": "keda.sh/v1alpha1",
@@ -216,7 +217,7 @@ def keda(name: str, config: ServeConfig) -> dict[str, Any]:
 
 
 def ray_serve(name: str, config: ServeConfig) -> dict[str, Any]:
-    """A configuration of `serve deploy`. Ray counts the requests that a replica has not answered yet."""
+    """A configuration for `serve deploy`. Ray scales by the number of requests that a replica has not answered yet."""
     deployment = {
         "name": RAY_DEPLOYMENT,
         "max_ongoing_requests": config.replica_requests,

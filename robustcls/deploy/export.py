@@ -1,4 +1,4 @@
-"""Exports a model as an artefact: a folder with one ONNX file and what a runtime must know of it."""
+"""Export a model as an artefact: a folder with one ONNX file and the information that a runtime needs."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -41,8 +41,10 @@ from robustcls.results.artefact import (
 )
 from robustcls.runtime.predict import predict
 
-TOLERANCE = 1e-4  # of the largest logit, by which the floating-point file may differ from its source
-TOLERANCE_INT8 = 0.05  # likewise, by which an 8-bit file may differ between CPUs: a rounding that falls the other way
+TOLERANCE = (
+    1e-4  # largest difference between the logits of the floating-point file and its source, relative to the largest
+)
+TOLERANCE_INT8 = 0.05  # the same for an 8-bit file on different CPUs, which may round a value differently
 BATCHES = (1, 32)
 CALIBRATION_ATTACK = "pgd(steps=10, early_stop=False)"
 CHECKED = 256  # images on which the file is compared with its source
@@ -50,7 +52,7 @@ CHECKED = 256  # images on which the file is compared with its source
 
 @dataclass
 class Known:
-    """What is known of the model before it is measured, and whether to write files for a cluster beside it."""
+    """What is known of the model before the export, and whether to write deployment files."""
 
     name: str
     classes: list[str]
@@ -59,13 +61,15 @@ class Known:
     decoding: Decoding
     threat: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
-    quantization: Quantization | None = None  # of a file that was rounded before
-    pruning: str = ""  # of one that was pruned before
-    threat_options: str = "`norm` and `eps`"  # by which whoever asks names a threat model
-    data: str = "given"  # where the images come from
+    quantization: Quantization | None = None  # if the model is a file that is already quantised
+    pruning: str = ""  # if the model is already pruned
+    threat_options: str = "`norm` and `eps`"  # the options that set a threat model, for error messages
+    data: str = "given"  # data set of the images
     split: str = "given"
     deploy: bool = False
-    unseen: Tensor | None = None  # images N,C,H,W that it was not trained on, for what monitoring compares with
+    unseen: Tensor | None = (
+        None  # images N,C,H,W that the model was not trained on, for the reference of drift monitoring
+    )
 
 
 def export_model(
@@ -83,28 +87,28 @@ def export_model(
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
 ) -> Manifest:
-    """Write the artefact of a model on [0, 1] pixels; nothing is left at `out` where a check fails.
+    """Write the artefact of a model on [0, 1] pixels. If a check fails, nothing is left at `out`.
 
     Args:
-        model: gives logits N,K; it is left exactly as it was.
+        model: returns logits N,K; it is not changed.
         out: the folder.
-        known: of the model.
-        images: float32 N,C,H,W in [0, 1], training images: for checks, references and calibration.
-        labels: N, of the images; the model's own predictions unless given.
-        prune: a spec such as `channels(ratio=0.5)`: what is removed is not trained again, which is said with what it costs.
+        known: what is known of the model.
+        images: training images, float32 N,C,H,W in [0, 1], for checks, references and calibration.
+        labels: labels N of the images; the model's own predictions if not given.
+        prune: a spec such as `channels(ratio=0.5)`. The pruned model is not trained again; a warning says what this costs.
         quantize: a spec such as `int8(calibrate=256)`.
-        max_robust_drop: points of robust accuracy that it may cost on images that were not calibrated on; layers go back to
-            floating point until it does not cost more.
-        seed: of adversarial examples.
-        overwrite: replace a folder that holds something else.
-        say: is told what was done, a line each.
-        progress: show how much is done, on stderr.
+        max_robust_drop: largest loss of robust accuracy by quantisation, in percentage points, on images that are not used for
+            calibration; layers go back to floating point until the loss is within it.
+        seed: seed of the adversarial examples.
+        overwrite: replace a folder that contains something else.
+        say: is called with each line of progress.
+        progress: show progress bars on stderr.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: where the model cannot be exported, the file does not agree with it, or `out` cannot be written.
+        InputError: if the model cannot be exported, the file does not agree with it, or `out` cannot be written.
     """
     check_options(quantize, max_robust_drop)
     if known.deploy:
@@ -115,8 +119,8 @@ def export_model(
         _threat_of(known, "`max_robust_drop`")
         if len(images) <= HELD_OUT:
             raise InputError(
-                f"{len(images)} images do not suffice to calibrate on some and to measure robust accuracy on {HELD_OUT} "
-                "others: give more training images, or leave out `max_robust_drop`"
+                f"{len(images)} images are too few to calibrate on some and to measure robust accuracy on {HELD_OUT} others: "
+                "give more training images, or leave out `max_robust_drop`"
             )
     with new_folder(Path(out), overwrite) as folder:
         if labels is None and (prune or quantize):
@@ -170,25 +174,25 @@ def export_model(
 
 
 def check_options(quantize: str | None, max_robust_drop: float | None) -> None:
-    """Raises InputError for a typo before minutes of work."""
+    """Raise InputError for invalid options at once, not after minutes of work."""
     if quantize:
         calibrate = plugins.resolved("quantizer", quantize).get("calibrate", 1)
         share = plugins.resolved("quantizer", quantize).get("adversarial", 0.0)
         if calibrate < 1:
-            raise InputError(f"{quantize}: calibrate={calibrate} is no number of images: give 1 or more")
+            raise InputError(f"{quantize}: calibrate={calibrate} is not a number of images: give 1 or more")
         if not 0 <= share <= 1:
-            raise InputError(f"{quantize}: adversarial={share:g} is no share of the images: give 0 to 1")
+            raise InputError(f"{quantize}: adversarial={share:g} is not a share of the images: give 0 to 1")
     if max_robust_drop is None:
         return
     if not quantize:
-        raise InputError("`max_robust_drop` bounds what `quantize` costs: give both")
-    if not 0 <= max_robust_drop <= 100:  # written so that NaN fails it; nobody can be asked to gain by rounding
-        raise InputError(f"`max_robust_drop={max_robust_drop:g}` is no number of points: give 0 to 100, such as 1")
+        raise InputError("`max_robust_drop` limits the loss by `quantize`: give both")
+    if not 0 <= max_robust_drop <= 100:  # `not` so that NaN is refused, too
+        raise InputError(f"`max_robust_drop={max_robust_drop:g}` is not a number of points: give 0 to 100, such as 1")
 
 
 def _line(checked: Checked) -> str:
     compared = checked.images - checked.ties
-    ties = f", the other {checked.ties} have two classes within rounding" if checked.ties else ""
+    ties = f"; on the other {checked.ties}, the two largest logits are equal up to rounding" if checked.ties else ""
     return (
         f"checked on {checked.images} images at batch {' and '.join(map(str, BATCHES))}: logits within "
         f"{checked.largest_difference:.1g} of the source's (largest {checked.largest_logit:.3g}), the same label for "
@@ -197,9 +201,10 @@ def _line(checked: Checked) -> str:
 
 
 def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool = False) -> Checked:
-    """Compare a floating-point file with its source, at batch 1 and 32. Raises InputError where they differ.
+    """Compare a floating-point file with its source, at batch sizes 1 and 32. Raises InputError if they differ.
 
-    Labels are compared where the two largest logits are farther apart than both files' tolerance; the rest are `ties`.
+    Predicted labels are compared only where the two largest logits differ by more than twice the tolerance; the other images
+    are counted as `ties`.
     """
     net = OnnxNet(file).eval()
     label = "checking" if progress else ""
@@ -207,7 +212,7 @@ def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool =
         expected = predict(model, images, max(BATCHES), label=label)
     if not expected.isfinite().all():
         raise InputError(
-            "the model's logits are not all finite numbers on these images: what it gives cannot be checked"
+            "the model gives logits that are NaN or infinite on these images, so its export cannot be checked: fix the model"
         )
     largest = expected.abs().max().item()
     difference = 0.0
@@ -238,7 +243,7 @@ def check_file(model: nn.Module, file: Path, images: Tensor, *, progress: bool =
 
 @dataclass
 class _Task:
-    """What is quantised, on which images."""
+    """A model to quantise, with the images for it."""
 
     model: nn.Module
     known: Known
@@ -248,7 +253,7 @@ class _Task:
     progress: bool
 
     def attack(self, rows: slice) -> Tensor:
-        """Adversarial examples of the source."""
+        """Return adversarial examples of the source model for a slice of the images."""
         threat = _threat_of(self.known, "`quantize` with adversarial calibration images")
         return run_attack(
             self.model, self.images[rows], self.labels[rows], threat, CALIBRATION_ATTACK, target=None,
@@ -258,12 +263,12 @@ class _Task:
 
 def _threat_of(known: Known, why: str) -> ThreatModel:
     if not known.threat:
-        raise InputError(f"{why} needs a threat model, and the model names none: give {known.threat_options}")
+        raise InputError(f"{why} needs a threat model, and the model has none: give {known.threat_options}")
     return ThreatModel(known.threat["norm"], known.threat["eps"])
 
 
 def _quantize(spec: str, folder: Path, task: _Task, bound: float | None, say: Callable[[str], None]) -> Quantization:
-    """Puts the quantised file in the place of the other."""
+    """Replace the floating-point file by the quantised one, and return the record. bound: of the robust drop, in points."""
     quantizer, options = plugins.load("quantizer", spec), plugins.resolved("quantizer", spec)
     n = min(options.get("calibrate", len(task.images)), len(task.images) - (HELD_OUT if bound is not None else 0))
     if n < (asked := options.get("calibrate", n)):

@@ -1,4 +1,4 @@
-"""The folder of an artefact, which appears as a whole or not at all."""
+"""Create the folder of an artefact, atomically: either all of it is written or nothing."""
 
 import contextlib
 import fnmatch
@@ -12,16 +12,16 @@ from robustcls.core.files import check_writable
 from robustcls.core.folders import remove_leftovers, replaced_folder
 from robustcls.results.artefact import DRIFT, MANIFEST, MODEL, REFERENCE, is_schema
 
-# What this program writes into an artefact's folder; whatever else lies there is somebody's own.
+# Files that robustcls writes into the folder of an artefact; any other file there belongs to the user.
 OURS = (
     MANIFEST, MODEL, REFERENCE, DRIFT, "evaluation*.json", "evaluation*.json.partial", "evaluation*.npz", "report*.html",
     "MODEL_CARD*.md", "robustbench*.json", "explain", "deploy", ".evaluation*.json.*", ".report*.html.*",
 )  # fmt: skip
-SHOWN = 3  # names in a message
+SHOWN = 3  # largest number of file names in a message
 
 
 def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
-    """Raises InputError where no artefact can be written; nothing is made. inputs: what is read, which it must not replace."""
+    """Raise InputError if no artefact can be written to `out`; create nothing. inputs: files that must not be replaced."""
     real = out.resolve()
     for one in map(Path, inputs):
         if one.exists() and one.resolve().is_relative_to(real):
@@ -31,7 +31,7 @@ def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -
     try:
         if out.exists() and not overwrite and (other := _something_else(out)):
             raise InputError(
-                f"{out} holds something else than an artefact ({other}): name another folder, or replace it with `overwrite`"
+                f"{out} is not an artefact folder ({other}): name another folder, or replace it with `overwrite`"
             )
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}: name another folder with `out`") from None
@@ -40,7 +40,7 @@ def check_place(out: Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -
 
 
 def _something_else(out: Path) -> str:
-    """What is there besides an artefact, in words; nothing for an artefact, of any version, and for an empty folder."""
+    """A description of what is at `out` instead of an artefact; "" for an artefact of any version and for an empty folder."""
     if not out.is_dir():
         return "it is a file"
     names = sorted(one.name for one in out.iterdir())
@@ -63,22 +63,22 @@ def _has_manifest(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def claimed(out: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Iterator[None]:
-    """Holds the place of an artefact for this process, and tidies up what a killed export left there.
+    """Claim the place of an artefact for this process, and remove what a killed export left there.
 
-    Raises InputError as `check_place`, and where another process exports to it.
+    Raises InputError like `check_place`, and if another process is exporting to the same place.
     """
     check_place(Path(out), overwrite, inputs)
     real = Path(out).resolve()
     with claim(
         real.with_name(f"{real.name}.artefact"), shown=out
-    ):  # a name beside it: the folder is replaced as a whole
+    ):  # the claim is a file beside the folder, because the folder is replaced as a whole
         remove_leftovers(real)
         yield
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder that at the end takes the place of `out`, or is removed after an error."""
+    """Yield a temporary folder that replaces `out` at the end, or is removed after an error."""
     check_place(out, overwrite)
     with replaced_folder(out) as part:
         yield part

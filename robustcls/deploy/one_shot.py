@@ -1,4 +1,4 @@
-"""Prunes a model that is exported at once, without training it again, and shows what that costs."""
+"""Prune a model for export without training it again, and measure what this costs."""
 
 import copy
 from collections.abc import Callable
@@ -25,24 +25,26 @@ def prune_once(
     seed: int,
     say: Callable[[str], None],
 ) -> Classifier:
-    """A pruned copy that is not trained again, as a warning says, with what it costs on images that ranked nothing.
+    """Return a pruned copy that is not trained again. A warning gives the loss of accuracy on held-out images.
 
     Args:
-        model: stays as it is.
-        method: a spec.
-        images, labels: training images N,C,H,W in [0, 1] and N labels; the last of them are held out.
-        threat: of the attack on both; without it clean accuracy alone is measured.
-        seed: of the attack.
-        say: is told, a line each.
+        model: the model; it is not changed.
+        method: a spec such as `channels(ratio=0.5)`.
+        images, labels: training images N,C,H,W in [0, 1] and labels N; the last images are held out for the measurement.
+        threat: threat model of the attack on both models; without it only clean accuracy is measured.
+        seed: seed of the attack.
+        say: is called with each line of progress.
 
     Raises:
-        InputError: for a model that cannot be pruned.
+        InputError: if the model cannot be pruned.
     """
     if not isinstance(model, Classifier) or net_of(model) is not None:
         raise InputError("`prune` needs a Classifier with layers, such as a checkpoint's, not a file or other modules")
     held = min(HELD_OUT, len(images) // 2)
     if held < 1:
-        raise InputError(f"{len(images)} images do not suffice to rank channels on some and to measure on others")
+        raise InputError(
+            f"{len(images)} images are too few to rank channels on some and to measure accuracy on others: give more"
+        )
     pruned = copy.deepcopy(model)
     prune(pruned, method, images[:-held][:RANKED_ON], labels[:-held][:RANKED_ON])
     parameters, macs = zip(size_of(model), size_of(pruned), strict=True)
@@ -57,6 +59,6 @@ def prune_once(
         costs = " and ".join(f"{name} accuracy {before:.1%} -> {after:.1%}" for name, (before, after) in pairs.items())
         costs += f" under {threat}"
     say(
-        f"warning: pruned without training it again: {costs}, on {held} held-out training images: prune in training instead"
+        f"warning: pruned without training again: {costs}, on {held} held-out training images: prune in training instead"
     )
     return pruned

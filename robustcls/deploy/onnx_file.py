@@ -1,4 +1,4 @@
-"""Writes a module as one ONNX file."""
+"""Write a module as one ONNX file."""
 
 import contextlib
 import copy
@@ -21,23 +21,23 @@ from robustcls.core.progress import Bar
 from robustcls.models.onnx.net import OnnxNet
 
 OPSET = 18
-STEPS = 4  # that torch.onnx.export tells of: trace, decompose, translate, optimise
+STEPS = 4  # steps that torch.onnx.export reports: trace, decompose, translate, optimise
 INPUT, OUTPUT = "images", "logits"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 NEEDS = "export needs onnx, onnxscript and onnxruntime: pip install 'robustcls[onnx]'"
 
 
 def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int], *, progress: bool = False) -> None:
-    """Export a model on [0, 1] pixels: input `images` N,C,H,W, output `logits` N,K, any N, weights inside the file.
+    """Export a model on [0, 1] pixels: input `images` N,C,H,W, output `logits` N,K, any N, with the weights inside the file.
 
     Args:
-        model: gives logits N,K; it is copied to the CPU and left as it is. One that is an ONNX file is copied as a file.
-        path: of the file.
+        model: returns logits N,K; it is copied to the CPU and not changed. The file of a model that is an ONNX file is copied.
+        path: path of the file to write.
         input_size: (C, H, W).
-        progress: show which of the exporter's steps are done.
+        progress: show a progress bar of the exporter's steps.
 
     Raises:
-        InputError: where PyTorch cannot export it, with the operator or the reason.
+        InputError: if PyTorch cannot export the model; the message gives the operator or the reason.
     """
     if isinstance(net := getattr(model, "net", model), OnnxNet):
         _copy_onnx(model, net, path)
@@ -48,7 +48,7 @@ def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int], *,
     except ImportError:
         raise InputError(NEEDS) from None
     copied = _on_cpu(model)
-    images = torch.full((2, *input_size), 0.5)  # of a batch of one, the batch size would become a constant
+    images = torch.full((2, *input_size), 0.5)  # with a batch of one, the exporter would fix the batch size
     try:
         with Bar(STEPS, "exporting", "step", show=progress) as bar, _silence(_Counted(bar)):
             program: Any = torch.onnx.export(
@@ -60,18 +60,16 @@ def write_onnx(model: nn.Module, path: str | Path, input_size: Sequence[int], *,
         raise InputError(f"{_name(model)} cannot be exported: {_reason(error)}") from None
     written = onnx.load(str(path))
     if written.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
-        raise InputError(
-            f"{_name(model)} cannot be exported for any batch size: its forward pass fixes that of N images"
-        )
+        raise InputError(f"{_name(model)} cannot be exported for any batch size: its forward pass fixes the batch size")
     for node in written.graph.node:
-        del node.metadata_props[:]  # where in whose folder each operator was written
+        del node.metadata_props[:]  # they contain paths of source files on this machine
     for value in [*written.graph.input, *written.graph.output, *written.graph.value_info, *written.graph.initializer]:
         del value.metadata_props[:]
     onnx.save(written, str(path))
 
 
 class _Logits(nn.Module):
-    """Gives the argument of `forward` the name `images` whatever the model calls it."""
+    """A model whose `forward` has an argument named `images`, whatever the wrapped model calls it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -85,7 +83,7 @@ def _copy_onnx(model: nn.Module, net: OnnxNet, path: str | Path) -> None:
     if isinstance(model, Classifier) and model.normalises:
         raise InputError(f"{net.path} with `mean` and `std` in front cannot be exported: put them into the file")
     if net.batch_size is not None:
-        raise InputError(f"{net.path} takes batches of {net.batch_size} alone: export it with an open batch size")
+        raise InputError(f"{net.path} only takes batches of {net.batch_size}: export it with a dynamic batch size")
     shutil.copyfile(net.path, path)
 
 
@@ -97,7 +95,7 @@ def _on_cpu(model: nn.Module) -> nn.Module:
 
 
 class _Counted(io.StringIO):
-    """Takes what the exporter prints, a tick for each step that is done, and shows it as a bar."""
+    """A stream that shows the exporter's output, a tick for each completed step, as a progress bar."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()
@@ -112,9 +110,9 @@ class _Counted(io.StringIO):
 
 @contextlib.contextmanager
 def _silence(printed: io.StringIO):
-    """The exporter prints progress and graphs, logs and warns: an error says all that a user needs."""
+    """Suppress what the exporter prints, logs and warns; errors contain everything that a user needs."""
     before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # of torch, onnxscript and others, to streams of their own
+    logging.disable(logging.CRITICAL)  # torch, onnxscript and others log to their own streams
     try:
         with (
             torch.random.fork_rng(devices=[]),
@@ -130,7 +128,7 @@ def _silence(printed: io.StringIO):
 
 
 def _reason(error: BaseException) -> str:
-    """What the exporter says of it, down to its first cause, and the operator where it names one."""
+    """The message of the first cause of an exporter's error, and the operator if the error names one."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = one_line(error)
@@ -143,7 +141,7 @@ def _name(model: nn.Module) -> str:
 
 
 def weighted_nodes(path: str | Path) -> list[str]:
-    """The names of a file's nodes that hold weights, in order."""
+    """Return the names of the nodes of a file that have weights, in order."""
     import onnx
 
     graph = onnx.load(str(path)).graph

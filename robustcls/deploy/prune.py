@@ -1,4 +1,4 @@
-"""Prunes a model by a method of deploy/pruning, and says what that removed."""
+"""Prune a model by a method of deploy/pruning, and report what was removed."""
 
 import copy
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from robustcls.core.gradients import frozen
 from robustcls.models.shapes import shapes_of, take_shapes
 from robustcls.runtime.flops import forward_flops
 
-RANKED_ON = 256  # training images, on which channels are ranked
+RANKED_ON = 256  # number of training images on which channels are ranked
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was removed of an architecture: each as it was before and is after."""
+    """The size of a model before and after pruning."""
 
     spec: str
     parameters: tuple[int, int]
@@ -29,7 +29,7 @@ class Pruned:
 
 
 def size_of(model: Classifier) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one image."""
+    """Return the number of parameters, and of multiply-adds for one image."""
     x = torch.zeros(1, *model.input_size, device=device_of(model))
     with frozen(model):
         flops = forward_flops(model, x)
@@ -37,15 +37,15 @@ def size_of(model: Classifier) -> tuple[int, int]:
 
 
 def prune(model: Classifier, method: str, images: Tensor, labels: Tensor) -> None:
-    """Prune in place; `model.pruned` then names the methods, which checkpoints keep with the widths.
+    """Prune a model in place. `model.pruned` then names the methods; checkpoints save it with the widths of the layers.
 
     Args:
-        model: trained.
+        model: a trained model.
         method: a spec such as `channels(ratio=0.5)`. See `robustcls list prune`.
-        images, labels: some hundred training images N,C,H,W in [0, 1] and N labels.
+        images, labels: a few hundred training images N,C,H,W in [0, 1] and labels N.
 
     Raises:
-        InputError: for a model that cannot be pruned so, or whose layers a checkpoint could not describe.
+        InputError: if the model cannot be pruned with this method, or a checkpoint could not describe the pruned layers.
     """
     full = copy.deepcopy(model)
     plugins.load("prune", method)(model, images, labels)
@@ -56,9 +56,9 @@ def prune(model: Classifier, method: str, images: Tensor, labels: Tensor) -> Non
         with torch.no_grad(), frozen(model), frozen(full):
             logits, again = model(x), full(x)
     except (RuntimeError, InputError) as error:
-        raise InputError(f"{method} leaves layers that no checkpoint can keep: {one_line(error):.160}") from None
+        raise InputError(f"{method} leaves layers that a checkpoint cannot describe: {one_line(error):.160}") from None
     if logits.shape != (len(x), len(model.classes)) or not torch.allclose(logits, again, rtol=1e-3, atol=1e-4):
-        raise InputError(f"{method} leaves layers that no checkpoint can keep: they are no part of {model.arch}")
+        raise InputError(f"{method} leaves layers that a checkpoint cannot describe: they are not part of {model.arch}")
     spec = plugins.parse("prune", method)
     full_spec = plugins.Spec(spec.name, (), tuple(plugins.resolved("prune", method).items()))
     model.pruned = " + ".join(filter(None, (getattr(model, "pruned", ""), str(full_spec))))  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The arrays beside an exported file: what a runtime must reproduce, and what monitoring compares with."""
+"""Write the arrays of an artefact: logits that a runtime must reproduce, and the reference of drift monitoring."""
 
 import io
 from pathlib import Path
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from robustcls.runtime.predict import predict
 
-REFERENCES = 64  # images that a runtime must reproduce
+REFERENCES = 64  # number of images whose logits a runtime must reproduce
 BATCH = 32
 WINDOW, ALPHA, QUANTILES = 500, 0.01, 101  # of the drift statistic
 
 
 def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
-    """Images as pixels (uint8 N,C,H,W) and as PNG files, one after another, with the ends of each, and their logits."""
+    """Write images as pixels (uint8 N,C,H,W) and as concatenated PNG files with their end offsets, and the logits of `net`."""
     from PIL import Image
 
     pixels = (images * 255).round().to(torch.uint8)
@@ -35,10 +35,10 @@ def write_reference(path: Path, net: nn.Module, images: Tensor) -> None:
 
 
 def write_drift(path: Path, logits: Tensor) -> None:
-    """What monitoring compares with: quantiles of each softmax output (K,Q) of logits N,K, and the largest distance
-    between two distributions, of `window` images and of these, that is no sign of drift.
+    """Write the reference of drift monitoring, from logits N,K: quantiles K,Q of each softmax output, and a threshold.
 
-    Kolmogorov-Smirnov, Bonferroni over classes (arXiv:1810.11953); the threshold is the asymptotic one.
+    The threshold is the largest Kolmogorov-Smirnov distance between the outputs for `window` images and these outputs that is
+    not significant, asymptotically and with Bonferroni correction over the classes (arXiv:1810.11953).
     """
     probabilities = logits.softmax(1).double().numpy()
     n, classes = probabilities.shape

@@ -1,4 +1,4 @@
-"""How much robust accuracy 8 bits cost, and which layers must stay in floating point to keep the loss within bounds."""
+"""Measure the loss of robust accuracy by quantisation, and choose the layers that must stay in floating point to limit it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from robustcls.runtime.predict import predict
 
 ATTACK = "apgd_ce(steps=20, early_stop=False)"
 BATCH = 32
-HELD_OUT = 256  # training images on which the loss of robust accuracy is measured
+HELD_OUT = 256  # number of training images on which the loss of robust accuracy is measured
 
 Quantize = Callable[[Sequence[str], Path], list[str]]  # float layers, target -> all float layers
 
 
 @dataclass
 class RobustDrop:
-    """Robust accuracy that a model lacks of its source's, in points, on the same images under the same attacks."""
+    """The loss of robust accuracy against the source, in percentage points, on the same images under the same attacks."""
 
     points: float
     low: float  # 95% interval
@@ -36,7 +36,7 @@ class RobustDrop:
 
 @dataclass
 class HeldOut:
-    """Training images that were not calibrated on, with the source's examples of them; N samples."""
+    """N training images that are not used for calibration, with adversarial examples of the source model."""
 
     source: nn.Module
     x: Tensor
@@ -50,13 +50,13 @@ class HeldOut:
         self.logits = predict(self.source, self.x_adv, BATCH)
 
     def drop(self, file: Path) -> RobustDrop:
-        """What the file lacks."""
+        """Return the loss of robust accuracy of the file against the source."""
         before, after = (right.all(0) for right in self._right(OnnxNet(file)))
         difference, (low, high) = paired_difference(before.tolist(), after.tolist())
         return RobustDrop(0.0 - 100 * difference, 0.0 - 100 * high, 0.0 - 100 * low, len(self.y))
 
     def accuracies(self, other: nn.Module) -> dict[str, list[float]]:
-        """`clean` and `robust` accuracy of the source and of another model."""
+        """Return the `clean` and `robust` accuracies of [the source, another model]."""
         right = self._right(other)
         return {
             "clean": [one[0].double().mean().item() for one in right],
@@ -64,7 +64,7 @@ class HeldOut:
         }
 
     def error(self, file: Path) -> float:
-        """Mean squared difference of the logits on the source's adversarial examples."""
+        """Return the mean squared difference of the logits on the source's adversarial examples."""
         return (predict(OnnxNet(file), self.x_adv, BATCH) - self.logits).square().mean().item()
 
     def _attack(self, model: nn.Module) -> Tensor:
@@ -74,7 +74,8 @@ class HeldOut:
         )  # fmt: skip
 
     def _right(self, other: nn.Module) -> list[Tensor]:
-        """Of the source and of another model: which images it classifies correctly, clean and as either's examples, 3,N."""
+        """For the source and for another model, 3,N: which samples are classified correctly, as clean images, as adversarial
+        examples of the source, and as adversarial examples of the other model."""
         every = (self.x, self.x_adv, self._attack(other))
         right = []
         for model in (self.source, other):
@@ -88,20 +89,22 @@ def keep_robust(
 ) -> tuple[list[str], RobustDrop]:
     """Quantise, and put layers back to floating point, most harmful first, until the drop is within `bound` points.
 
-    What a layer harms is the error of the logits on adversarial examples that goes where it alone stays in floating point.
+    The harm of a layer is the decrease of the error of the logits on adversarial examples if only this layer stays in floating
+    point.
 
     Args:
-        quantize: writes the file with these layers in floating point.
-        target: of the file; at the end the one that was chosen.
-        layers: that hold weights.
-        held: images and the source.
-        say: is told each attempt.
+        quantize: writes the file with the given layers in floating point.
+        target: path of the file; at the end it has the chosen layers in floating point.
+        layers: names of the layers with weights.
+        bound: largest drop of robust accuracy, in points.
+        held: held-out images and the source model.
+        say: is called with a line for each attempt.
 
     Returns:
-        All layers in floating point, and the drop of the file that was kept, within bounds.
+        The names of all layers in floating point, and the drop of the final file.
 
     Raises:
-        InputError: where the drop exceeds the bound with every layer in floating point.
+        InputError: if the drop exceeds the bound even with every layer in floating point.
     """
     kept = quantize((), target)
     drop = held.drop(target)
@@ -116,7 +119,7 @@ def keep_robust(
         gains[layer] = base - held.error(trial)
     trial.unlink(missing_ok=True)
     back: list[str] = []
-    with Bar(len(gains), "at most so many layers back to floating point", "layer", show=held.progress) as bar:
+    with Bar(len(gains), "putting layers back to floating point", "layer", show=held.progress) as bar:
         for layer in sorted(gains, key=gains.__getitem__, reverse=True):
             back.append(layer)
             kept = quantize(back, target)

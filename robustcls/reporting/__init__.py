@@ -1,4 +1,4 @@
-"""The robustness report: one HTML file, a pure function of evaluations. Importing this loads nothing heavy."""
+"""The robustness report: one HTML file that depends only on the evaluations. Importing this package loads no heavy modules."""
 
 from robustcls.reporting.render import render as render
 from robustcls.reporting.render import report as report

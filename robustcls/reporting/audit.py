@@ -1,4 +1,4 @@
-"""The page of an audit, on which a person decides, and which gives the decisions as a file."""
+"""The HTML page of an audit, on which a person decides about each finding and downloads the decisions as labels.csv."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from robustcls.reporting.html import estimate, fill_page, table
 from robustcls.reporting.images import show_image
 from robustcls.results.audit import BOUNDARY, Audit, Duplicates, Finding
 
-SHOWN = 200  # groups of duplicates
+SHOWN = 200  # groups of duplicates that the page lists at most
 
 
 def audit_page(audit: Audit, path: str | Path) -> Path:
-    """Writes the page as one HTML file that needs no network. Raises InputError where it cannot be written."""
+    """Write the page as one HTML file that needs no network. Raises InputError if the file cannot be written."""
     text = compose_audit(audit)
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -23,7 +23,7 @@ def audit_page(audit: Audit, path: str | Path) -> Path:
 
 
 def compose_audit(audit: Audit) -> str:
-    """The page as text."""
+    """Return the page as text."""
     return fill_page(
         "audit.html",
         more="audit",
@@ -36,7 +36,7 @@ def compose_audit(audit: Audit) -> str:
                 "name": audit.name_of(one),
                 "data": escape(audit.name_of(one)).replace(
                     "\r", Markup("&#13;")
-                ),  # else it would be read as a line feed
+                ),  # an HTML parser turns a bare carriage return into a line feed
                 "finding": one,
                 "said": _said(one, audit.classes),
                 "guess": "" if one.reason == BOUNDARY else audit.classes[one.guess],
@@ -51,18 +51,18 @@ def compose_audit(audit: Audit) -> str:
 
 
 def _said(one: Finding, classes: Sequence[str]) -> str:
-    """Its label, and what the models say."""
+    """The label of the finding and the class that the models predict."""
     label, guess = classes[one.label], classes[one.guess]
     if one.reason == BOUNDARY:
-        return f"{label}, nearest: {guess}"
-    return f"{label}, taken for {guess}" if one.guess != one.label else f"{label}, taken for the same"
+        return f"{label}, nearest class: {guess}"
+    return f"{label}, predicted as {guess}" if one.guess != one.label else f"{label}, predicted as the same"
 
 
 def _pairs(audit: Audit) -> list[dict[str, Any]]:
     rows = []
     for one in audit.pairs:
         label, guess = audit.classes[one.label], audit.classes[one.guess]
-        row = {"Label": label, "Taken for": guess, "Clean": estimate(f"{label} taken for {guess}", one.clean)}
+        row = {"Label": label, "Predicted as": guess, "Clean": estimate(f"{label} predicted as {guess}", one.clean)}
         if one.attacked is not None and audit.threat is not None:
             row[f"Under attack, {audit.threat.text}"] = estimate(f"{label} attacked into {guess}", one.attacked)
         rows.append(row)

@@ -1,4 +1,4 @@
-"""A model card with Hugging Face front matter, and a RobustBench entry, from an evaluation."""
+"""Write a model card with Hugging Face front matter, and a RobustBench entry, from an evaluation."""
 
 import json
 import re
@@ -27,14 +27,18 @@ from robustcls.results.statistics import wilson
 
 ROBUSTBENCH = "robustbench"
 _HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "fashion_mnist": "zalando-datasets/fashion_mnist"}
-_LEADERBOARDS = {"linf": (8 / 255, "8/255"), "l2": (0.5, "0.5")}  # of RobustBench, for CIFAR-10
-_WHOLE = {"cifar10": 10_000, "cifar100": 10_000}  # images of the test split
+_LEADERBOARDS = {
+    "linf": (8 / 255, "8/255"),
+    "l2": (0.5, "0.5"),
+}  # threat models that RobustBench ranks: eps and its text
+_WHOLE = {"cifar10": 10_000, "cifar100": 10_000}  # size of the whole test split
 
 
 def write_card(evaluation: Evaluation, path: str | Path, policy: Policy | None = None) -> list[Path]:
-    """Writes the model card and, for a threat that RobustBench ranks, robustbench.json beside it; the paths written.
+    """Write the model card and return the paths written.
 
-    Raises InputError where a file cannot be written.
+    For a threat model that RobustBench ranks, also write robustbench.json beside the card. Raises InputError if a file cannot
+    be written.
     """
     path = Path(path)
     info = robustbench_info(evaluation)
@@ -50,37 +54,39 @@ def write_card(evaluation: Evaluation, path: str | Path, policy: Policy | None =
 
 
 def beside_card(path: Path) -> Path:
-    """Where the RobustBench entry goes: MODEL_CARD-pgd.md, one of several in a folder, has its own."""
+    """The path of the RobustBench entry beside a card: robustbench.json, or robustbench-pgd.json for MODEL_CARD-pgd.md."""
     return path.with_name(ROBUSTBENCH + path.stem.partition("MODEL_CARD")[2] + ".json")
 
 
 def model_card(evaluation: Evaluation, policy: Policy | None = None) -> str:
-    """MODEL_CARD.md as text (Mitchell et al. 2019, arXiv:1810.03993; front matter as huggingface.co/docs/hub/model-cards).
+    """Return MODEL_CARD.md as text (Mitchell et al. 2019, arXiv:1810.03993).
 
-    policy: the thresholds of its verdict; without, it says that there is none.
+    The front matter follows huggingface.co/docs/hub/model-cards.
     Every text of the evaluation is quoted in YAML and escaped in Markdown; paths and user names are scrubbed.
+
+    policy: the thresholds of the verdict; without them the card says that the model was not judged.
     """
-    found = scrub(evaluation)
-    verdict = judge(found, policy) if policy is not None and policy.thresholds else None
-    missing = {part: usual_reason(found, part) for part, (_, holds, _) in PARTS.items() if not holds(found)}
-    held = [one for one in measures() if one.held_by(found)]
+    scrubbed = scrub(evaluation)
+    verdict = judge(scrubbed, policy) if policy is not None and policy.thresholds else None
+    missing = {part: usual_reason(scrubbed, part) for part, (_, holds, _) in PARTS.items() if not holds(scrubbed)}
+    held = [one for one in measures() if one.held_by(scrubbed)]
     values = {
-        "proven": found.certified,
-        "other": found.certified and other_classifier(found),
-        "apart": why_apart(found),
-        "both": bracket(found),
+        "proven": scrubbed.certified,
+        "other": scrubbed.certified and other_classifier(scrubbed),
+        "apart": why_apart(scrubbed),
+        "both": bracket(scrubbed),
         "held": held,
-        "title": _title(found),
-        "hub": _HUB.get(found.data.name),
-        "missing": missing | found.not_run,
+        "title": _title(scrubbed),
+        "hub": _HUB.get(scrubbed.data.name),
+        "missing": missing | scrubbed.not_run,
     }
-    text = _markdown().get_template("card.md").render(e=found, policy=policy, verdict=verdict, **values)
+    text = _markdown().get_template("card.md").render(e=scrubbed, policy=policy, verdict=verdict, **values)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
 @cache
 def _markdown() -> Environment:
-    """As for pages, but everything is escaped for Markdown."""
+    """The Jinja2 environment of the pages, but with all values escaped for Markdown."""
     made = environment().overlay(keep_trailing_newline=True, finalize=_plain)
     known = {
         "comparison": comparison,
@@ -104,7 +110,7 @@ def _interval(found: Accuracy | Estimate | CertifiedPoint, spec: str = ".1%") ->
 
 
 def _json(value: Any) -> Markup:
-    """As JSON, which YAML reads alike but for characters that it holds not printable."""
+    """A value as JSON that YAML reads as the same value: characters that YAML does not allow unescaped are escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return Markup(re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
@@ -114,7 +120,7 @@ def _one_line(text: object) -> str:
 
 
 def _plain(text: object) -> Markup:
-    """One line of Markdown that shows `text` as it is, unless it is Markup: no link, HTML or mention in it works."""
+    """One line of Markdown that shows `text` literally: links, HTML and mentions are escaped. Markup is returned as is."""
     if isinstance(text, Markup):
         return text
     line = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -123,56 +129,59 @@ def _plain(text: object) -> Markup:
 
 
 def _fenced(text: str) -> Markup:
-    """A fenced block that nothing in it can end."""
+    """The text in a fenced block whose fence is longer than any run of backticks in the text."""
     line = _one_line(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return Markup(f"{fence}text\n{line}\n{fence}")
 
 
 def robustbench_info(evaluation: Evaluation) -> dict[str, Any] | None:
-    """An entry of RobustBench's model_info (Croce et al. 2021, arXiv:2010.09670); None for a threat that it does not rank.
+    """Return an entry of RobustBench's model_info (Croce et al. 2021, arXiv:2010.09670), or None for a threat model that
+    RobustBench does not rank.
 
-    `autoattack_acc` is given only where AutoAttack's standard attacks, and no others, ran to their end on the whole test
-    split; else it is null, and `footnote` says why. What only the authors know is empty or null.
+    `autoattack_acc` is given only if AutoAttack's standard attacks, and no others, completed on the whole test split;
+    otherwise it is null and `footnote` gives the reason. Fields that only the authors know are empty or null.
     """
-    found = scrub(evaluation)
-    eps, eps_text = _LEADERBOARDS.get(found.threat.norm, (-1.0, ""))
-    if abs(found.threat.eps - eps) > 1e-9 or not found.threat.plain or found.targeted:
+    scrubbed = scrub(evaluation)
+    eps, eps_text = _LEADERBOARDS.get(scrubbed.threat.norm, (-1.0, ""))
+    if abs(scrubbed.threat.eps - eps) > 1e-9 or not scrubbed.threat.plain or scrubbed.targeted:
         return None
-    why = _no_autoattack(found)
+    why = _no_autoattack(scrubbed)
     name = "robustcls's implementation of AutoAttack's standard version"
     return {
         "link": "",
-        "name": _title(found),
+        "name": _title(scrubbed),
         "authors": "",
         "additional_data": None,
         "number_forward_passes": 1,
-        "dataset": found.data.name,
+        "dataset": scrubbed.data.name,
         "venue": "N/A",
-        "architecture": found.model.arch,
+        "architecture": scrubbed.model.arch,
         "eps": eps_text,
-        "clean_acc": f"{100 * found.clean.accuracy:.2f}",
+        "clean_acc": f"{100 * scrubbed.clean.accuracy:.2f}",
         "reported": None,
-        "autoattack_acc": None if why else f"{100 * found.robust.accuracy:.2f}",
+        "autoattack_acc": None if why else f"{100 * scrubbed.robust.accuracy:.2f}",
         "footnote": f"No AutoAttack accuracy: {why}." if why else f"Robust accuracy by {name}.",
-        "unreliable": any(check.status == "fail" for check in found.checks),
+        "unreliable": any(check.status == "fail" for check in scrubbed.checks),
     }
 
 
-def _no_autoattack(found: Evaluation) -> str:
-    whole = _WHOLE.get(found.data.name)
-    if whole is None or found.data.split != "test" or not found.robust.total == found.data.n == whole:
-        return f"{found.robust.total:,} samples of {found.data.name} {found.data.split} are not the whole test split"
-    if found.surrogate is not None:
-        return "the examples were crafted on another model"
-    broken = [attack.name for attack in found.attacks if attack.error]
-    lacking = lacking_attacks(found, ("standard",))
+def _no_autoattack(evaluation: Evaluation) -> str:
+    """The reason why robust accuracy is not an AutoAttack accuracy; "" if it is one."""
+    whole = _WHOLE.get(evaluation.data.name)
+    if whole is None or evaluation.data.split != "test" or not evaluation.robust.total == evaluation.data.n == whole:
+        data = evaluation.data
+        return f"{evaluation.robust.total:,} samples of {data.name} {data.split} are not the whole test split"
+    if evaluation.surrogate is not None:
+        return "the adversarial images were crafted on another model"
+    broken = [attack.name for attack in evaluation.attacks if attack.error]
+    lacking = lacking_attacks(evaluation, ("standard",))
     if broken or lacking:
-        return f"{', '.join(broken or lacking)} did not run to the end with the standard options"
-    if len(found.attacks) != len(plugins.load("suite", "standard")(found.threat.norm)):
-        return "other attacks than the standard ones ran too"
+        return f"{', '.join(broken or lacking)} did not complete with the standard options"
+    if len(evaluation.attacks) != len(plugins.load("suite", "standard")(evaluation.threat.norm)):
+        return "attacks other than the standard ones were also run"
     return ""
 
 
-def _title(found: Evaluation) -> str:
-    return found.model.name or found.model.arch or "model"
+def _title(evaluation: Evaluation) -> str:
+    return evaluation.model.name or evaluation.model.arch or "model"

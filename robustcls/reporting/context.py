@@ -1,4 +1,4 @@
-"""What every section is given."""
+"""The context that every section of a report receives: the evaluations, their names, the policy and the options."""
 
 import dataclasses
 from collections import Counter
@@ -14,14 +14,14 @@ from robustcls.results.balance import class_name
 from robustcls.results.policy import Policy
 from robustcls.results.records import Attack, Evaluation
 
-FEW = 30  # samples, below which a figure says little
-BEYOND = "beyond what was found"  # a quartile among samples without an adversarial example
-UNLIKE = "not on the same samples"  # numbers that are not compared
+FEW = 30  # samples; a number from fewer samples is marked as unreliable
+BEYOND = "beyond what was found"  # shown for a quartile that falls among samples without an adversarial image
+UNLIKE = "not on the same samples"  # shown for numbers that must not be compared
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the evaluations, and how its numbers are shown: each with its path, for whoever checks it."""
+    """One evaluation of the report. Its numbers are shown with their paths in the evaluation, so that they can be checked."""
 
     place: int
     name: str
@@ -29,12 +29,12 @@ class Model:
 
     @property
     def series(self) -> int:
-        """The place among the colours and markers."""
+        """The index into the colours and markers of figures."""
         return self.place % 4
 
     @cached_property
     def tag(self) -> Markup:
-        """The name with its colour."""
+        """The name of the model with its colour, as HTML."""
         return piece("tag", self.series, self.name)
 
     def n(self, path: str, spec: str) -> Markup:
@@ -43,20 +43,20 @@ class Model:
         return lacking() if value is None else piece("number", "model", self.place, path, spec, format(value, spec))
 
     def cells(self, path: str, spec: str, names: Mapping[str, str]) -> dict[str, Markup]:
-        """The values below a path, each under the head that it has in a table."""
+        """Cells of a table, by the heads of their columns. names: for each head, the field below the path."""
         return {head: self.n(f"{path}.{name}", spec) for head, name in names.items()}
 
     def interval(self, path: str) -> Markup:
-        """An Accuracy as `43.1% [40.0%, 46.2%]`."""
+        """The Accuracy at a path with its interval: `43.1% [40.0%, 46.2%]`."""
         return piece("interval", *(self.n(f"{path}.{end}", ".1%") for end in ("accuracy", "ci95.0", "ci95.1")))
 
     def shares(self, path: str) -> dict[str, Markup]:
-        """An Accuracy, its interval and its counts as cells of a table."""
+        """The Accuracy at a path, its interval and its counts, as cells of a table."""
         shares = self.cells(path, ".1%", {"Accuracy": "accuracy", "95% low": "ci95.0", "95% high": "ci95.1"})
         return shares | self.cells(path, ",d", {"Correct": "correct", "Samples": "total"})
 
     def spread(self, path: str, spec: str, n: int | None = None) -> Markup:
-        """The Spread at a path as `median (q1 to q3)`, with its number of samples where that is not `n`."""
+        """The Spread at a path as `median (q1 to q3)`, with its number of samples if that differs from `n`."""
         try:
             found = look_up(self.evaluation, path)
         except KeyError:
@@ -69,28 +69,28 @@ class Model:
         return piece("spread", *(self.n(f"{path}.{name}", spec) for name in ("median", "q1", "q3")), own)
 
     def quartile(self, path: str, name: str) -> Markup:
-        """A quartile of the MinimumNorm at a path, or why there is none."""
+        """A quartile of the MinimumNorm at a path, or the reason why there is none."""
         found = look_up(self.evaluation, path)
         if not found.distance:
             return unmeasured(found)
         return lacking(BEYOND) if getattr(found, name) is None else self.n(f"{path}.{name}", ".4f")
 
     def class_name(self, label: int | None) -> str:
-        """The name of a class, or its number where the evaluation holds none; None: the model named no class."""
+        """The name of a class, or its number if the evaluation has no name for it. label None: the model predicted no class."""
         return class_name(self.evaluation, label)
 
 
 @dataclass(frozen=True)
 class Context:
-    """The evaluations of a report, scrubbed, and what was asked of it."""
+    """The scrubbed evaluations of a report and the options of the report."""
 
     evaluations: tuple[Evaluation, ...]
-    names: tuple[str, ...]  # of the models, each once
+    names: tuple[str, ...]  # of the models, without duplicates
     policy: Policy
-    mismatch: str  # why the evaluations cannot be compared; "" where they can, or where there is one
+    mismatch: str  # why the evaluations cannot be compared; "" if they can, or if there is only one
     redact_images: bool = False
-    quality: int | None = None  # of WebP, where PNG would make the file too large
-    arrays_embedded: bool = True
+    quality: int | None = None  # of WebP images, if PNG would make the file too large; None: PNG
+    arrays_embedded: bool = True  # whether the JSON inside the page keeps the arrays of the gallery
 
     @cached_property
     def models(self) -> list[Model]:
@@ -105,48 +105,48 @@ class Context:
         return self.several and not self.mismatch
 
     def number(self, model: int, path: str, spec: str) -> Markup:
-        """The value at a path of the evaluation of a model, formatted by `spec`: `n` of the templates."""
+        """The value at a path of one model's evaluation, formatted by `spec`; templates call it `n`."""
         return self.models[model].n(path, spec)
 
     def of(self, model: Model, text: str) -> str:
-        """The text, with the model's name behind it where there are several."""
+        """The text, followed by the model's name if the report has several models."""
         return f"{text} ({model.name})" if self.several else text
 
 
 def unmeasured(found: Any) -> Markup:
-    """Of a MinimumNorm whose attack failed before it gave any distance, which says nothing about the model."""
+    """The cell for a MinimumNorm whose attack failed before it found any distance."""
     return lacking(f"not measured: {found.error}" if found.error else "not measured")
 
 
 def name_each(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    """The models' names, numbered where two share one."""
+    """The names of the models; models with the same name are numbered."""
     names = [evaluation.model.name or evaluation.model.arch or "model" for evaluation in evaluations]
     counts = Counter(names)
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names, 1))
 
 
 def sentence(text: str) -> str:
-    """With a capital first and a full stop last; "" stays so."""
+    """The text with a capital first letter and a full stop at the end; an empty text stays empty."""
     text = text[:1].upper() + text[1:]
     return text if not text or text.endswith(".") else text + "."
 
 
 def say_who_was_attacked(every: Sequence[Attack]) -> str:
-    """Which samples the attacks ran on, as a sentence begun with "in the order shown"."""
+    """The samples that each attack ran on, as the end of a sentence such as "Attacks run in the order shown, ..."."""
     alone = [attack.alone is not None for attack in every]
     survivors = "on the samples that were still classified correctly"
     if not any(alone):
         return f"each {survivors}"
-    who = "each" if all(alone) else "those with an accuracy alone"
+    who = "each" if all(alone) else "attacks with an accuracy alone"
     rest = "" if all(alone) else f", the others only {survivors}"
     return (
-        f"{who} on every sample that is right on the clean image{rest}; attacked and broken count the samples that "
-        "were still classified correctly"
+        f"{who} on every sample whose clean image is classified correctly{rest}; Attacked and Broken count only the "
+        "samples that were still classified correctly"
     )
 
 
 def look_up(evaluation: Evaluation, path: str) -> Any:
-    """The value at a path such as `attacks.0.options.steps`; a dot inside a key is written as two characters, \\\\ and dot."""
+    """The value at a path such as `attacks.0.options.steps`. A dot inside a key is escaped by a backslash."""
     value: Any = evaluation
     for part in path.replace("\\.", "\0").split("."):
         key = part.replace("\0", ".")

@@ -1,4 +1,4 @@
-"""matplotlib drawings as inline SVG: same numbers, same bytes; colours follow the page's theme."""
+"""matplotlib figures as inline SVG: the same numbers give the same bytes, and the colours follow the theme of the page."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 
 from robustcls.reporting.html import Row, piece, table
 
-# Colours that stand for a CSS value: matplotlib wants hex, the page decides what is seen.
+# Placeholder colours: matplotlib needs hex values, which are replaced in the SVG by the CSS values in _SEEN.
 INK, LINE = "#010203", "#010204"
 SERIES = ("#010300", "#010301", "#010302", "#010303")
 MARKERS, STYLES, DOTTED = "os^v", ("-", "--", "-.", ":"), (0, (2, 2))
@@ -40,7 +40,7 @@ _SETTINGS: Any = {
 
 
 class _OnePass(LayoutEngine):
-    """Moves the borders of the axes so that all labels fit: as constrained layout does, in a fraction of its time."""
+    """Adjust the margins of the axes so that all labels fit, as constrained layout does, but in a fraction of the time."""
 
     _adjust_compatible, _colorbar_gridspec = True, False
     PAD = 4.0  # points
@@ -70,15 +70,16 @@ def plot(
     size: tuple[float, float] = (7.4, 3.2),
     grey: Iterable[int] = (),
 ) -> Markup:
-    """`paint`ed axes as a figure with the table of the numbers behind it.
+    """Return a figure as HTML, with a folded table of the numbers behind it.
 
     Args:
-        name: of the figure, with which all ids in it start.
-        title: for those who cannot see it.
-        paint: draws on the axes.
-        rows: the numbers behind it; `grey` are dimmed.
-        caption: the title unless given.
-        size: in inches, of 96 CSS pixels at full width.
+        name: name of the figure; all ids in the SVG start with it.
+        title: title for screen readers.
+        paint: function that draws on the axes.
+        rows: rows of the table.
+        caption: caption below the figure; the title if empty.
+        size: width and height in inches, of 96 CSS pixels at full width.
+        grey: indices of the rows to dim.
     """
     data = table(f"Data: {title[:1].lower()}{title[1:]}", rows, grey=grey)
     return piece("figure", name, _draw(name, title, paint, size), caption or title, data)
@@ -86,12 +87,12 @@ def plot(
 
 def _draw(name: str, title: str, paint: Callable[[Axes], None], size: tuple[float, float]) -> Markup:
     with rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of glyphs that its own font lacks: the reader's browser has another
+        warnings.simplefilter("ignore")  # warnings about glyphs missing from the font: the browser uses its own font
         figure = Figure(figsize=size, dpi=72)
         figure.set_layout_engine(_OnePass())
         paint(figure.subplots())
         buffer = io.StringIO()
-        # Not savefig, which lays the figure out twice.
+        # savefig would lay out the figure twice.
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -106,7 +107,7 @@ def _draw(name: str, title: str, paint: Callable[[Axes], None], size: tuple[floa
 
 
 def rows_of_shares(axes: Axes, names: Sequence[str], label: str, length: int = 22) -> None:
-    """Axes of one row for each name, the first on top, and of shares from left to right."""
+    """Set up the axes with one row for each name, the first on top, and shares in percent from left to right."""
     axes.set_yticks(range(len(names)), [shorten(name, length) for name in reversed(names)])
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.set_xlim(-3, 103)
@@ -115,6 +116,7 @@ def rows_of_shares(axes: Axes, names: Sequence[str], label: str, length: int = 2
 
 
 def shares_upwards(axes: Axes, label: str = "accuracy in %", grid: Literal["y", "both"] = "y") -> None:
+    """Set up the y axis for shares in percent."""
     axes.set_ylim(-3, 103)
     axes.set_ylabel(label)
     axes.grid(axis=grid)
@@ -125,13 +127,13 @@ def legend_above(axes: Axes, y: float = 1.0) -> None:
 
 
 def beside(axes: Axes, text: str, y: float, **style: Any) -> None:
-    """A text to the right of the axes, at a height in data coordinates."""
+    """Add a text to the right of the axes. y: its height in data coordinates."""
     where: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     axes.annotate(text, (1, y), (4, 0), ha="left", va="center", fontsize=9, **where, **style)
 
 
 def above(axes: Axes, text: str, x: float, shift: tuple[float, float] = (0, 3), **style: Any) -> None:
-    """A text above the axes, at a place in data coordinates."""
+    """Add a text above the axes. x: its position in data coordinates; shift: offset in points."""
     where: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate(text, (x, 1), shift, fontsize=9, **where, **style)
 

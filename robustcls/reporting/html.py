@@ -1,4 +1,4 @@
-"""What sections are built from, as macros of assets/macros.html. Everything that is not Markup is escaped."""
+"""Building blocks of sections, from the macros in assets/macros.html. Every text that is not Markup is escaped."""
 
 import base64
 import hashlib
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from robustcls.reporting.context import Context
 
 ASSETS = Path(__file__).parent / "assets"
-Row = Mapping[str, Any]  # the cells of a table, by the head of their column
+Row = Mapping[str, Any]  # the cells of one row of a table, by the heads of the columns
 _ICONS = {"pass": "✓", "warn": "!", "fail": "✕", "not-run": "○", "inconclusive": "?", "not-judged": "–"}
 
 
 def fill(template: str, context: "Context", **values: Any) -> Markup:
-    """A section's template with `values`; it also sees `c` (the context), `n` and the macros."""
+    """Render a section's template with `values`. The template also sees `c` (the context), `n` and the building blocks."""
     return Markup(_compiled(template).render(c=context, n=context.number, **values))
 
 
 def fill_file(name: str, context: "Context", **values: Any) -> Markup:
-    """The same with a template of ours, `name` in the folder assets, or `measure/section.html`."""
+    """Like `fill`, with a template file of the package: `name` in the folder assets, or `measure/section.html`."""
     return Markup(environment().get_template(name).render(c=context, n=context.number, **values))
 
 
 def fill_page(name: str, more: str = "", **values: Any) -> str:
-    """A whole page in our style, with our script and the digest by which its policy allows the script.
+    """Render a whole page with the style sheet, the script and the digest that its content security policy needs to allow it.
 
-    more: the name of a script and a style sheet in the folder assets that are put behind ours, without the ending.
+    more: base name of an additional script and style sheet in the folder assets, appended to report.js and style.css.
     """
     script, css = (
         Markup(
@@ -51,23 +51,23 @@ def fill_page(name: str, more: str = "", **values: Any) -> str:
 
 
 def piece(macro: str, *values: Any) -> Markup:
-    """What a macro of macros.html makes of the values."""
+    """Return the HTML that a macro of macros.html makes from the values."""
     made: Markup = getattr(_macros(), macro)(*values)
     return made
 
 
 def derived(name: str, value: float, spec: str) -> Markup:
-    """A number that the evaluation does not hold, with the name of what it is."""
+    """A computed number, which is not in the evaluation itself, marked with its name."""
     return piece("derived", name, repr(value), spec, format(value, spec))
 
 
 def share(name: str, value: float) -> Markup:
-    """A share that the evaluation does not hold, in percent."""
+    """A computed share, in percent."""
     return derived(name, value, ".1%")
 
 
 def points(name: str, value: float) -> Markup:
-    """A difference of two shares, in points of a hundred."""
+    """A difference of two shares, in percentage points."""
     return derived(name, 100 * value, "+z.1f")
 
 
@@ -77,7 +77,7 @@ def between(ends: tuple[float, float], show: Callable[[str, float], Markup] = sh
 
 
 def estimate(name: str, found: Accuracy | Estimate | None, spec: str = ".1%") -> Markup:
-    """A value that need not be in the evaluation, with its interval: `0.913 [0.871, 0.942]`."""
+    """A computed value with its interval: `0.913 [0.871, 0.942]`; "not measured" for None."""
     if found is None:
         return lacking()
     low, high = found.ci95
@@ -86,34 +86,36 @@ def estimate(name: str, found: Accuracy | Estimate | None, spec: str = ".1%") ->
 
 
 def p_value(name: str, p: float) -> Markup:
-    """`p = 0.034`, or `p < 0.0001` where more digits mean nothing."""
+    """A p-value as `p = 0.034`, or `p < 0.0001` for smaller values."""
     return lines(["p = "]) + derived(name, p, ".2g") if p >= 1e-4 else escape("p < 0.0001")
 
 
 def lacking(word: str = "not measured") -> Markup:
-    """In place of a number that is not there."""
+    """The text that is shown in place of a missing number."""
     return piece("lacking", word)
 
 
 def badge(status: str) -> Markup:
-    """A status as icon, word and colour."""
+    """A status, shown by an icon, a word and a colour."""
     kind = re.sub("[_ ]", "-", status.lower())
     return piece("badge", kind, _ICONS.get(kind, "?"), status.replace("_", " ") if kind in _ICONS else status)
 
 
 def not_run(reason: str) -> Markup:
-    """Says that something was not measured, and why."""
+    """A line that says that something was not measured, and why."""
     return piece("not_run", badge("not_run"), reason)
 
 
 def lines(texts: Iterable[Any]) -> Markup:
+    """The texts, one a line."""
     return Markup("<br>").join(escape(text) for text in texts)
 
 
 def table(label: str, rows: Sequence[Row], *, sortable: bool = True, grey: Iterable[int] = ()) -> Markup:
-    """A table in a box that scrolls sideways; nothing where there are no rows.
+    """A table in a box that scrolls sideways; empty if there are no rows.
 
-    Columns of numbers align right, long texts get room. label: the only one of its kind on the page. grey: the rows to dim.
+    Columns of numbers are aligned right, and columns of long texts are wider. label: unique on the page. grey: indices of the
+    rows to dim.
     """
     if not rows:
         return Markup("")
@@ -132,7 +134,7 @@ def _align(column: Sequence[Any]) -> Markup:
 def heat_table(
     label: str, name: str, corner: str, names: Sequence[str], counts: Sequence[Sequence[int]], most: Sequence[int]
 ) -> Markup:
-    """A square table of counts, each called `name` and tinted by its share of `most` of its row."""
+    """A square table of counts. Each cell is named `name` and tinted by its count divided by the row's value in `most`."""
     rows = [
         [(count / (whole or 1), derived(name, count, ",d")) for count in row]
         for row, whole in zip(counts, most, strict=True)
@@ -142,7 +144,7 @@ def heat_table(
 
 @cache
 def environment() -> Environment:
-    """Jinja2 that escapes everything, and fails on a name that a template misspells."""
+    """The Jinja2 environment: it escapes all values, and fails on a name that is not defined."""
     made = Environment(
         loader=FileSystemLoader([ASSETS, FOLDER]),
         extensions=["jinja2.ext.do"],

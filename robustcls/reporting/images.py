@@ -1,4 +1,4 @@
-"""Arrays of the gallery as data URIs at native resolution, within the size that a report may have."""
+"""Turn arrays of the gallery into data URIs at native resolution, and keep the report within its size limit."""
 
 import base64
 import hashlib
@@ -19,15 +19,15 @@ from robustcls.results.records import Array, Evaluation
 if TYPE_CHECKING:
     from robustcls.evaluation.measures.gallery.record import Example
 
-LIMIT = 4_600_000  # bytes; a report of 5 MB can still be mailed
-_PAGE = 500_000  # for the page around images and JSON
-_QUALITIES = (90, 75, 55, 35, 15)
+LIMIT = 4_600_000  # bytes; a report of 5 MB can still be sent by e-mail
+_PAGE = 500_000  # bytes reserved for the page without images and JSON
+_QUALITIES = (90, 75, 55, 35, 15)  # of WebP, tried in this order
 
 
 def plan(evaluations: Sequence[Evaluation], apart: bool = False) -> tuple[int | None, bool]:
-    """The quality of WebP images (None: PNG, lossless) and whether the JSON inside the page may keep its arrays.
+    """Return the quality of the WebP images (None: lossless PNG) and whether the JSON inside the page may keep its arrays.
 
-    apart: the images become files of their own, and need no room on the page.
+    apart: the images become separate files and take no space on the page.
     """
     galleries = [evaluation.gallery for evaluation in evaluations if evaluation.gallery is not None]
     examples = [example for gallery in galleries for example in gallery.examples if not is_empty(example.clean)]
@@ -38,7 +38,7 @@ def plan(evaluations: Sequence[Evaluation], apart: bool = False) -> tuple[int | 
     room = LIMIT - _PAGE - bare
     if apart:
         return None, packed <= room
-    if 1.25 * packed <= room:  # what zlib makes of an array is about what PNG makes of it
+    if 1.25 * packed <= room:  # an array compressed by zlib is about as large as its PNG
         return None, 2.25 * packed <= room
     tried = examples[:: max(1, len(examples) // 2)]
     for quality in _QUALITIES:
@@ -49,7 +49,10 @@ def plan(evaluations: Sequence[Evaluation], apart: bool = False) -> tuple[int | 
 
 
 def take_out(text: str, folder: str) -> tuple[str, dict[str, bytes]]:
-    """HTML whose PNG images are files in `folder` (a relative URL), and these by name: the same image has the same name."""
+    """Replace the PNG data URIs in HTML by files in `folder`, a relative URL.
+
+    Returns the new HTML and the contents of the files by name. Names are digests of the content, so equal images share a file.
+    """
     files: dict[str, bytes] = {}
 
     def name(found: re.Match[str]) -> str:
@@ -62,7 +65,7 @@ def take_out(text: str, folder: str) -> tuple[str, dict[str, bytes]]:
 
 
 def is_empty(array: Array) -> bool:
-    """Whether the pixels were taken out."""
+    """Whether the pixels were removed from the array."""
     return 0 in array.shape
 
 
@@ -72,7 +75,7 @@ def show_image(array: Array, quality: int | None) -> str:
 
 
 def show_perturbation(array: Array, quality: int | None) -> tuple[str, int]:
-    """A C,H,W perturbation as a data URI, with the whole factor that it is amplified by; grey is zero."""
+    """A C,H,W perturbation as a data URI, in which grey is zero, and the integer factor by which it is amplified."""
     delta = array.decode()
     largest = float(abs(delta).max())
     factor = max(1, int(0.5 / largest)) if largest else 1
@@ -80,7 +83,7 @@ def show_perturbation(array: Array, quality: int | None) -> tuple[str, int]:
 
 
 def show_maps(arrays: Sequence[Array], quality: int | None) -> tuple[list[str], float, bool]:
-    """H,W maps on one scale as data URIs, the largest magnitude of that scale, and whether the maps are signed."""
+    """H,W maps as data URIs on a common scale, the largest magnitude of the scale, and whether the maps are signed."""
     maps = [array.decode() for array in arrays]
     limit = max(float(np.abs(values).max()) for values in maps)
     signed = any(values.min() < 0 for values in maps)
@@ -102,7 +105,7 @@ def _drawn(example: "Example", quality: int) -> list[str]:
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """C,H,W in [0, 1] to H,W or H,W,3 bytes."""
+    """Convert C,H,W values in [0, 1] to H,W or H,W,3 bytes."""
     pixels = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return pixels[0] if len(pixels) != 3 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
@@ -126,7 +129,7 @@ def _encode(pixels: np.ndarray, quality: int | None, colours: bytes | None = Non
 
 
 def embed(evaluation: Evaluation, arrays: bool) -> str:
-    """The evaluation's JSON for a <script> block: no character in it can end the block."""
+    """The evaluation's JSON for a <script> block, with the characters escaped that could end the block."""
     kept = evaluation if arrays else without_arrays(evaluation)
     text = json.dumps(json.loads(kept.to_json()), ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

@@ -1,4 +1,4 @@
-"""One page that lists every evaluation below a folder with its key numbers."""
+"""A page that lists every evaluation in a folder and below it, with its key numbers."""
 
 import os
 import re
@@ -25,19 +25,19 @@ _OURS = re.compile(rb'"schema"\s*:\s*"robustcls/evaluation/')
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that says that it is an evaluation."""
+    """A JSON file whose schema says that it is an evaluation."""
 
-    file: str  # below the folder, with /
-    evaluation: Evaluation | None  # scrubbed; None where it cannot be read
-    error: str = ""
+    file: str  # path relative to the folder, with /
+    evaluation: Evaluation | None  # scrubbed; None if it cannot be read
+    error: str = ""  # why it cannot be read
 
 
 def index(folder: str | Path, *, policy: Policy | None = None, title: str | None = None) -> Path:
-    """Writes index.html into the folder and returns its path. Raises InputError where that cannot be done."""
+    """Write index.html into the folder and return its path. Raises InputError if it cannot be written."""
     path = Path(folder) / NAME
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         raise InputError(
-            f"cannot write {path}: it is a page that robustcls did not make: move it, or list another folder"
+            f"cannot write {path}: the page there was not made by robustcls: move it, or list another folder"
         )
     text = render_index(folder, policy=policy, title=title)
     with atomic_write(path, "`index`") as part:
@@ -46,14 +46,14 @@ def index(folder: str | Path, *, policy: Policy | None = None, title: str | None
 
 
 def render_index(folder: str | Path, *, policy: Policy | None = None, title: str | None = None) -> str:
-    """The page as text; the same folder gives the same bytes.
+    """Return the page as text; the same folder gives the same bytes.
 
-    Files of another kind are skipped and counted; an evaluation that cannot be read is listed with the reason. Raises
-    InputError where the folder does not exist.
+    Other JSON files are skipped and counted. An evaluation that cannot be read is listed with the reason. Raises InputError
+    if the folder does not exist.
     """
     folder, policy = Path(folder), policy or Policy()
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: name one that holds evaluations with `index`")
+        raise InputError(f"no folder {folder}: give a folder that contains evaluations with `index`")
     found, skipped = _find(folder)
     pages = _below(folder, "*.html")
     proven = any(one.evaluation and one.evaluation.certified for one in found)
@@ -74,7 +74,7 @@ def render_index(folder: str | Path, *, policy: Policy | None = None, title: str
 
 
 def _find(folder: Path) -> tuple[list[Entry], int]:
-    """The evaluations, by path, and the number of other JSON files."""
+    """The evaluations, sorted by path, and the number of other JSON files."""
     found: list[Entry] = []
     skipped = 0
     for file in _below(folder, "*.json"):
@@ -95,25 +95,25 @@ def _find(folder: Path) -> tuple[list[Entry], int]:
 
 
 def _below(folder: Path, pattern: str) -> list[str]:
-    """The files below a folder that fit, by path; hidden ones are not looked at."""
+    """The files below a folder that match the pattern, sorted by path, without hidden files."""
     files = [path.relative_to(folder) for path in folder.rglob(pattern) if path.is_file()]
     return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
 
 
 def _beside(file: str, pages: list[str]) -> list[str]:
-    """The HTML file of the same name, else every one beside it."""
+    """The HTML file with the same name as the evaluation, or else every HTML file in the same folder."""
     beside = [page for page in pages if Path(page).parent == Path(file).parent and page != NAME]
     same = Path(file).with_suffix(".html").as_posix()
     return [same] if same in beside else beside
 
 
 def _is_ours(page: Path) -> bool:
-    """Whether robustcls made a page that is no list, such as a comparison."""
+    """Whether a page was made by robustcls and is not an index itself; a comparison, for example."""
     return page.name != NAME and MARK in page.read_text(encoding="utf-8", errors="replace")[:4000]
 
 
 def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy, proven: bool) -> dict[str, Any]:
-    """proven: whether there is a column of certified accuracy."""
+    """The row of one evaluation. proven: whether the table has a column for certified accuracy."""
 
     def number(path: str, spec: str) -> Markup:
         return piece("number", "file", file, path, spec, format(look_up(evaluation, path), spec))
@@ -138,11 +138,11 @@ def _row(file: str, evaluation: Evaluation, pages: list[str], policy: Policy, pr
 
 
 def _certified(evaluation: Evaluation) -> Markup:
-    """Certified accuracy at the radius of the threat, or at the one that is named."""
+    """Certified accuracy at the eps of the threat model, or at another radius, which is then shown beside it."""
     if evaluation.certified is None:
         return lacking()
     if evaluation.attacks and why_apart(evaluation):
-        return lacking("not of what was attacked")
+        return lacking("not for the attacked model")
     radius = stated_radius(evaluation)
     shown = estimate("certified accuracy", evaluation.certified.at(radius))
     if radius != evaluation.threat.eps:
@@ -151,5 +151,5 @@ def _certified(evaluation: Evaluation) -> Markup:
 
 
 def _link(file: str, word: str) -> Markup:
-    url = quote(os.fsencode(file))  # a colon in a name must not make a scheme of it
+    url = quote(os.fsencode(file))  # so that the browser does not read a name with a colon as a URL scheme
     return piece("link", url, readable(file), word)

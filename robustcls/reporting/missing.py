@@ -1,4 +1,4 @@
-"""What a report lacks, and why: shown as not run, never as a pass."""
+"""The parts that a report lacks, each with its reason: they are shown as not run, never as a pass."""
 
 from collections.abc import Callable
 
@@ -9,15 +9,15 @@ from robustcls.reporting.context import Context
 from robustcls.reporting.html import not_run, piece
 from robustcls.results.records import Evaluation
 
-# What an evaluation shows besides its measures. Key of `Evaluation.not_run`: (place in the report, title, whether an
-# evaluation holds it, the usual reason why it does not).
+# The parts of a report besides the measures. Key, as in `Evaluation.not_run`: (order in the report, title, whether an
+# evaluation has the part, the usual reason why it does not).
 _OTHERS: dict[str, tuple[int, str, Callable[[Evaluation], bool], str]] = {
     "attacks": (35, "Attacks", lambda one: bool(one.attacks), "no attack was run"),
     "alone": (
         36,
         "Accuracy under each attack alone",
         lambda one: any(attack.alone is not None for attack in one.attacks),
-        "each attack ran only on the samples that were still robust; measure each with --each-alone",
+        "each attack ran only on the samples that were still robust; measure each attack alone with --each-alone",
     ),
     "curves": (
         40,
@@ -25,8 +25,13 @@ _OTHERS: dict[str, tuple[int, str, Callable[[Evaluation], bool], str]] = {
         lambda one: bool(one.curve),
         "only one eps was attacked; give several with --eps-grid",
     ),
-    "classes": (60, "Classes", lambda one: bool(one.samples), "the evaluation holds no record of single samples"),
-    "diagnostics": (100, "Self-checks", lambda one: bool(one.checks), "no check was run"),
+    "classes": (
+        60,
+        "Classes",
+        lambda one: bool(one.samples),
+        "the evaluation contains no records of individual samples",
+    ),
+    "diagnostics": (100, "Self-checks", lambda one: bool(one.checks), "no self-check was run"),
     "training": (
         150,
         "Training",
@@ -38,19 +43,19 @@ _MEASURED = {name: (measure, part) for measure in measures() for name, part in m
 _PLACED = _OTHERS | {
     name: (part.order, part.title, measure.held_by, part.missing) for name, (measure, part) in _MEASURED.items()
 }
-# All that a full report shows, in its order, by key: (title, whether an evaluation holds it, the usual reason).
+# All parts of a full report, in order, by key: (title, whether an evaluation has it, the usual reason why it does not).
 PARTS = {name: _PLACED[name][1:] for name in sorted(_PLACED, key=lambda name: _PLACED[name][0])}
-ACTIVE_CHECKS = "Self-checks with attacks of their own"  # left out where others ran
+ACTIVE_CHECKS = "Self-checks with attacks of their own"  # named where only the other self-checks ran
 ONE_MODEL = "one evaluation was given; give two or more to compare models on the same samples"
 
 
 def title_of(part: str) -> str:
-    """The title of a part, also of one that we do not know."""
+    """The title of a part; for an unknown part, a title made from its key."""
     return PARTS[part][0] if part in PARTS else part.replace("_", " ").capitalize()
 
 
 def missing_of(context: Context, part: str) -> Markup:
-    """A "not run" line for each model that lacks the part, with the reason; empty where all hold it."""
+    """A "not run" line with the reason for each model that lacks the part; empty if every model has it."""
     reasons = reasons_of(context, part)
     if len(reasons) == len(context.models) and len(set(reasons.values())) == 1:
         return not_run(reasons[0])
@@ -59,7 +64,7 @@ def missing_of(context: Context, part: str) -> Markup:
 
 
 def reasons_of(context: Context, part: str) -> dict[int, str]:
-    """Why each model that lacks the part lacks it: as its evaluation says, else the usual reason."""
+    """The reason for each model that lacks the part: the reason in its evaluation, or else the usual one."""
     key = _MEASURED[part][0].key if part in _MEASURED else part
     return {
         model: evaluation.not_run.get(key) or usual_reason(evaluation, part)
@@ -69,7 +74,7 @@ def reasons_of(context: Context, part: str) -> dict[int, str]:
 
 
 def usual_reason(evaluation: Evaluation, part: str) -> str:
-    """Why an evaluation that gives no reason of its own lacks the part."""
+    """The reason for a missing part if the evaluation itself gives none."""
     measure = _MEASURED[part][0] if part in _MEASURED else None
     record = getattr(evaluation, measure.name) if measure else None
     return (measure.empty(record) if measure and record is not None else "") or PARTS[part][2]

@@ -1,4 +1,4 @@
-"""The whole page: sections in order, style, script, and the evaluations themselves."""
+"""Compose the whole page: the sections in order, the style sheet, the script and the evaluations as JSON."""
 
 import dataclasses
 import sys
@@ -37,9 +37,10 @@ def compose(
     sections: Sequence[str] | None,
     assets: str | None = None,
 ) -> tuple[str, dict[str, bytes]]:
-    """The report as text, and the images that it refers to in `assets`, a relative URL; without that there are none.
+    """Return the report as text, and the contents of its image files by name.
 
-    Raises InputError for an unknown section, and without an evaluation.
+    assets: relative URL of the folder of the image files; None embeds the images, and there are no files. Raises InputError
+    for an unknown section, and if there is no evaluation.
     """
     if not evaluations:
         raise InputError("a report needs an evaluation: give the file that `robustcls attack` wrote")
@@ -60,7 +61,9 @@ def compose(
         n=context.number,
         title=title or "Adversarial robustness: " + " against ".join(names),
         sections=placed,
-        images="'self' file: data: blob:" if files else "data: blob:",  # file: for browsers to which 'self' is no file
+        images="'self' file: data: blob:"
+        if files
+        else "data: blob:",  # file: because for some browsers 'self' excludes files
         embedded=[Markup(embed(one, arrays)) for one in shown],
     )
     return text, files
@@ -80,7 +83,7 @@ def _place(context: Context, wanted: Sequence[str] | None) -> list[Placed]:
 
 
 def _load(name: str) -> tuple[int, str, str, Callable[[Context], Markup | None]]:
-    """(order, slug, title, function) of a section plug-in; without ORDER or TITLE it comes last, under its name."""
+    """(order, slug, title, function) of a section plug-in. Without ORDER it comes last; without TITLE its name is the title."""
     parts = {key: part for measure in measures() for key, part in measure.parts.items()}
     show: Any = plugins.load("section", name)
     function = show.func if isinstance(show, partial) else show

@@ -1,4 +1,4 @@
-"""Evaluations in, one HTML file out: self-contained, unless its images are to be files of their own."""
+"""Write evaluations as one HTML file, which is self-contained unless its images are written as separate files."""
 
 import os
 from collections.abc import Sequence
@@ -25,17 +25,18 @@ def report(
     """Write the report of one evaluation, or of several side by side, as one HTML file, and return its path.
 
     Args:
-        evaluation: an Evaluation, a file that holds one, or several of either.
+        evaluation: an Evaluation, the path of an evaluation file, or a sequence of either.
         path: the file to write.
-        policy: thresholds of the verdict: a Policy, or a TOML file.
-        title: of the page.
+        policy: thresholds of the verdict: a Policy, or the path of a TOML file.
+        title: title of the page.
         redact_images: leave out the pixels and the attribution maps, from the page and from the JSON inside it.
-        sections: names of section plug-ins in the order wanted, dotted ones too; None takes all of ours in their own order.
-        assets: a folder for the images of the gallery, as lossless PNG files named by their content, to which the page
-            refers by a relative path; None puts them into the page.
+        sections: names of section plug-ins, also dotted ones, in the wanted order; None shows all built-in sections in
+            their usual order.
+        assets: folder for the images of the gallery, as lossless PNG files named by their content, to which the page
+            refers by a relative path; None embeds the images in the page.
 
     Raises:
-        InputError: where a file cannot be read or written, or a section is unknown.
+        InputError: if a file cannot be read or written, or a section is unknown.
 
     Example:
         >>> robustcls.report(result, "report.html")
@@ -48,7 +49,7 @@ def report(
     prefix = None
     if folder is not None:
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"cannot write images to {folder}: it is a file: name a folder with `assets`")
+            raise InputError(f"cannot write images to {folder}: it is a file: give a folder with `assets`")
         check_writable(path)
         prefix = quote(Path(os.path.relpath(folder, path.parent)).as_posix())
     from robustcls.reporting.page import compose  # Jinja2 and NumPy load here, not with the package
@@ -69,10 +70,11 @@ def render(
     redact_images: bool = False,
     sections: Sequence[str] | None = None,
 ) -> str:
-    """The report as text; the same evaluations give the same bytes.
+    """Return the report as text; the same evaluations give the same bytes.
 
-    sections: names of section plug-ins in the order wanted, dotted ones too; None takes all of ours in their own order.
-    redact_images: leaves out the pixels and the attribution maps, from the page and from the JSON inside it.
+    redact_images: leave out the pixels and the attribution maps, from the page and from the JSON inside it.
+    sections: names of section plug-ins, also dotted ones, in the wanted order; None shows all built-in sections in their
+    usual order.
     """
     from robustcls.reporting.page import compose
 
@@ -80,7 +82,7 @@ def render(
 
 
 def _write_images(folder: Path, files: dict[str, bytes]) -> None:
-    """Adds the files that the folder lacks; where one cannot be written, those added are taken out again."""
+    """Add the files that the folder does not have yet; if one cannot be written, remove those that were added."""
     made = not folder.exists()
     written = [folder / name for name in files if not (folder / name).exists()]
     try:

@@ -1,4 +1,4 @@
-"""Takes home folders, absolute paths and user names, and pixels on request, out of what is published."""
+"""Remove home folders, absolute paths and user names, and pixels on request, from everything that is published."""
 
 import dataclasses
 import re
@@ -15,18 +15,18 @@ _BARE = re.compile(
 _HOME = re.compile(r"^(?:file:/{2,3})?(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\]+)[/\\]?$|^/root/?$")
 _USERS = re.compile(r"(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])(?P<user>[^/\\\s'\":;,]+)")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-_KEPT = ("classes", "schema", "sha256", "data_sha256")  # class names are the reader's vocabulary, not paths
+_KEPT = ("classes", "schema", "sha256", "data_sha256")  # fields without paths: a class name may contain a slash
 
 
 def scrub(evaluation: Evaluation) -> Evaluation:
-    """A copy whose texts hold no home folder, absolute path or user name: of a path its last part is left."""
+    """Return a copy without home folders, absolute paths or user names in its texts; of a path, the last part is kept."""
     users = {match["user"] for text in _texts(evaluation) for match in _USERS.finditer(text)}
     cleaned: Evaluation = _clean(evaluation, users)
     return cleaned
 
 
 def without_arrays(evaluation: Evaluation) -> Evaluation:
-    """A copy whose gallery holds no pixels and no maps: arrays of no elements, so that the JSON still loads."""
+    """Return a copy without pixels and maps in its gallery: the arrays become empty, so that the JSON can still be loaded."""
     if evaluation.gallery is None:
         return evaluation
     examples = [
@@ -43,14 +43,14 @@ def without_arrays(evaluation: Evaluation) -> Evaluation:
 
 
 def without_file_names(evaluation: Evaluation) -> Evaluation:
-    """A copy that does not say which files its samples were."""
+    """Return a copy without the file names of the samples."""
     data = dataclasses.replace(evaluation.data, note=without_names(evaluation.data.note), skipped=[])
     samples = [dataclasses.replace(sample, file=None) for sample in evaluation.samples]
     return dataclasses.replace(evaluation, data=data, samples=samples)
 
 
 def scrub_text(text: str, users: frozenset[str] | set[str] = frozenset()) -> str:
-    """The text with every rooted path cut to its last part, a home folder to ~, and `users` taken out of paths."""
+    """Return the text with each absolute path cut to its last part, a home folder to ~, and `users` removed from paths."""
     text = _CREDENTIALS.sub("", text)
     text = _QUOTED.sub(lambda match: match["quote"] + _last(match["path"]) + match["quote"], text)
     text = _BARE.sub(lambda match: _last(match["path"] or match["spec"]), text)
@@ -63,12 +63,12 @@ def _last(path: str) -> str:
     if _HOME.match(path):
         return "~"
     parts = [part for part in re.split(r"[/\\](?! )", path) if part]
-    # One part below the root, as in "/255" or "/data", tells nothing about its owner.
+    # A path with one part, such as "/255" or "/data", says nothing about its owner.
     return path if len(parts) < 2 and not path.startswith("~") else parts[-1]
 
 
 def _emptied(array: Array) -> Array:
-    return Array([0] * len(array.shape), array.dtype, array.scale, "eNoDAAAAAAE=")  # nothing, compressed
+    return Array([0] * len(array.shape), array.dtype, array.scale, "eNoDAAAAAAE=")  # no bytes, compressed by zlib
 
 
 def _texts(value: Any) -> list[str]:
@@ -84,17 +84,17 @@ def _texts(value: Any) -> list[str]:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """What goes into files: not the examples of an evaluation."""
+    """The fields of a record that are written to files; an evaluation's `examples` are not among them."""
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def readable(text: str) -> str:
-    """Without the lone surrogates that a path which is not UTF-8 leaves: no page can hold them."""
+    """The text without lone surrogates, which come from paths that are not UTF-8 and cannot be written to a page."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _clean(value: Any, users: set[str] | None, whole: bool = False) -> Any:
-    """`users`: None keeps paths. `whole`: a text is one value, so that a path in it may hold spaces, as not in a command."""
+    """users: None keeps paths. whole: the text is a single value, not a command, so a path in it may contain spaces."""
     if isinstance(value, str):
         text = readable(value)
         if users is None:

@@ -1,4 +1,4 @@
-"""The service as an ASGI application: addresses, status, and how long each answer took."""
+"""The service as an ASGI application: its routes, and a metric of the response times."""
 
 import asyncio
 import contextlib
@@ -20,13 +20,13 @@ from robustcls.serving.refused import Refused
 from robustcls.serving.service import BODIES, Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-GONE = 499  # a client that hung up before it was answered; nobody receives it
+GONE = 499  # status recorded for a client that disconnected before the answer; it is never sent
 NAME = "/v2/models/{name}"
 MODEL = (NAME, NAME + "/versions/{version}")
 
 
 def application(service: Service) -> Starlette:
-    """The application of a service, which starts and stops with it."""
+    """Return the application of a service; the service starts and stops with the application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette):
@@ -56,7 +56,7 @@ def application(service: Service) -> Starlette:
 
 
 def infer_routes(service: Service) -> dict[bytes, tuple[Queue, str]]:
-    """The queue and the route of each path that takes images."""
+    """Return the queue and the route of each path that accepts images."""
     found = {}
     for name, versions in service.models.items():
         found[f"/v2/models/{name}/infer".encode()] = service.find(name, None), NAME + "/infer"
@@ -66,7 +66,7 @@ def infer_routes(service: Service) -> dict[bytes, tuple[Queue, str]]:
 
 
 class _Views:
-    """One method for each address."""
+    """The endpoints, one method for each route."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -116,20 +116,20 @@ class _Views:
 
 
 class _Body:
-    """A request's body, within the limits of one and of all."""
+    """The body of a request, within the limits for one body and for all bodies together."""
 
     def __init__(self, service: Service) -> None:
         self.service, self.size = service, 0
 
     async def read(self, request: Request, deadline: float) -> bytes:
-        """Raises Refused."""
+        """Return the whole body. Raises Refused if it is too large, encoded or late, or if there are too many large bodies."""
         most = self.service.config.body_bytes
         encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise Refused("body", f"content-encoding {encoding:.20} is not supported: send the body as it is", 415)
-        said = request.headers.get("content-length", "0")
-        if said.isdigit() and int(said[:15]) > most:
-            raise Refused("size", f"the body has {said:.15} bytes, {most} are allowed", 413)
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length[:15]) > most:
+            raise Refused("size", f"the body has {length:.15} bytes, {most} are allowed", 413)
         parts = []
         try:
             async with asyncio.timeout_at(deadline):
@@ -151,7 +151,7 @@ class _Body:
 
 
 def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
-    """The view with its errors as JSON, and its duration told; `Connection: close` once the service drains."""
+    """Wrap an endpoint: return its errors as JSON, record its duration, and close connections while the service drains."""
     duration = service.metrics.request_seconds
 
     async def timed(request: Request) -> Response:
@@ -165,7 +165,7 @@ def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
             response = Response(body, refused.status, headers)
         except ClientDisconnect:
             response = Response(status_code=GONE)
-        except Exception:  # a fault of ours: told to whoever runs the service, never to the client
+        except Exception:  # a bug in robustcls: reported to the operator, never to the client
             service.say(f"fault: {traceback.format_exc()}")
             response = _json({"error": "internal error"}, 500)
         duration.labels(request.method, route, str(response.status_code)).observe(loop.time() - began)
@@ -178,7 +178,7 @@ def _timed(service: Service, route: str, view: Endpoint) -> Endpoint:
 
 async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = f"no address {request.url.path:.100}: see /v2" if error.status_code == 404 else error.detail
+    text = f"no such path: {request.url.path:.100}: see /v2" if error.status_code == 404 else error.detail
     return Response(
         pydantic_core.to_json({"error": text}), error.status_code, headers=error.headers, media_type=protocol.JSON
     )

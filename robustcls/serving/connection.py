@@ -1,7 +1,7 @@
-"""A connection of HTTP: uvicorn's, with limits that it has not, and with refusals that cost little.
+"""HTTP connections: uvicorn's protocol with additional limits and with cheap refusals.
 
-Beyond what a model can do, most requests are refused, and what that costs is missing for the others: a refusal is written as
-soon as the headers are there, with neither a task nor a scope nor the body.
+Under overload most requests are refused, and the cost of each refusal slows down the accepted requests. A refusal is
+therefore written as soon as the headers have arrived, without creating a task or a scope and without reading the body.
 """
 
 import asyncio
@@ -14,28 +14,31 @@ from robustcls.serving.queue import Queue
 from robustcls.serving.refused import Refused
 from robustcls.serving.service import Service
 
-HEADERS = 64 << 10  # bytes of a request beside its body
-PIPELINED = 64  # requests that may follow another before it is answered
-CHUNKED = 8  # bytes that each byte of a body may take where it is sent in chunks
-UNREAD = 256 << 20  # bytes that are read and dropped after a refusal, so that the client comes to read it
-LINGER = 5.0  # seconds that it has for that
-LAST = 1.0  # seconds that a silent connection is left when the service ends: a request may be on its way
+HEADERS = 64 << 10  # largest size of a request without its body, in bytes
+PIPELINED = 64  # largest number of requests sent before an earlier one is answered
+CHUNKED = 8  # with chunked encoding, bytes allowed on the wire for each byte of the body
+UNREAD = 256 << 20  # bytes that are read and dropped after a refusal, so that the client gets to read the refusal
+LINGER = 5.0  # seconds that the client has for that
+LAST = 1.0  # seconds that an idle connection stays open when the service ends: a request may be on its way
 
 
 class Connection(HttpToolsProtocol):
-    """As uvicorn makes it for each client, given the service and the paths that take images."""
+    """The protocol instance that uvicorn creates for each client.
+
+    service: the service. routes: the queue and the route of each path that accepts images.
+    """
 
     def __init__(self, service: Service, routes: Mapping[bytes, tuple[Queue, str]], **settings: Any) -> None:
         super().__init__(**settings)
         self.service, self.routes = service, routes
-        self._since: float | None = None  # when it began to wait for headers; None while there is a request
-        self._fed = 0  # bytes of the latest piece that no request counted
-        self._beside = 0  # bytes of the request beside its body
-        self._body = 0
+        self._since: float | None = None  # time since when it waits for headers; None while there is a request
+        self._fed = 0  # bytes of the latest piece of data that are not yet counted for a request
+        self._beside = 0  # bytes of the request without its body
+        self._body = 0  # bytes of the body
         self._in_body = False
-        self._drops = False  # the body of a request that was refused is on its way
-        self._left: int | None = None  # bytes that are still dropped before the end; None while requests are read
-        self._full: float | None = None  # since when the client does not read what is written
+        self._drops = False  # whether the body of a refused request is still arriving and dropped
+        self._left: int | None = None  # bytes that are still dropped before closing; None while requests are read
+        self._full: float | None = None  # time since when the client has not read what was written
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -57,7 +60,7 @@ class Connection(HttpToolsProtocol):
         if self._beside > HEADERS + CHUNKED * self._body:
             self.end(_too_long())
         elif self._since is None and self._idle() and self.timeout_keep_alive_task is None:
-            if self._in_body:  # of a request that is answered already
+            if self._in_body:  # the body of a request that is already answered
                 self._since = self.loop.time()
             elif not self.transport.is_closing():
                 self.timeout_keep_alive_task = self.loop.call_later(
@@ -77,22 +80,22 @@ class Connection(HttpToolsProtocol):
         if self._beside > HEADERS and sum(len(name) + len(value) for name, value in self.headers) > HEADERS:
             self.end(_too_long())
             return
-        if self.parser.should_upgrade() and self.parser.get_method() == b"POST":  # the parser gives no body of these
+        if self.parser.should_upgrade() and self.parser.get_method() == b"POST":  # the parser does not deliver the body
             self.end(
                 Refused("protocol", "a request with a body cannot ask for another protocol: send no `Upgrade`", 400)
             )
             return
-        if self._idle():  # answers go out in the order of the requests
+        if self._idle():  # otherwise an earlier request must be answered first
             try:
                 self._check()
             except Refused as refused:
                 self._refuse(refused)
                 return
         if len(self.pipeline) == PIPELINED:
-            self.end(Refused("busy", "too many requests before an answer", 503))
+            self.end(Refused("busy", "too many pipelined requests: wait for answers", 503))
             return
         super().on_headers_complete()
-        if self.parser.get_method() != b"HEAD":  # whose answers have no body to wait for
+        if self.parser.get_method() != b"HEAD":  # answers to HEAD have no body
             self.cycle.transport = _Together(self.transport, self.cycle)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -101,7 +104,7 @@ class Connection(HttpToolsProtocol):
         most = self.service.config.body_bytes
         if self._drops or self._left is not None:
             return
-        if self._body > most:  # in chunks, whose size nobody said before
+        if self._body > most:  # with chunked encoding, the size is not known before
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self.end(Refused("size", f"the body has more than the {most} bytes that are allowed", 413))
@@ -122,7 +125,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _check(self) -> None:
-        """Raises Refused for a request to a model which need not be read to be refused."""
+        """Raise Refused for a request to a model that can be refused without reading its body."""
         queue, _ = self.routes.get(self.url, (None, ""))
         if queue is None or self.parser.get_method() != b"POST":
             return
@@ -135,7 +138,7 @@ class Connection(HttpToolsProtocol):
                 raise Refused("size", f"the body has {int(value)} bytes, {most} are allowed", 413)
 
     def _refuse(self, refused: Refused) -> None:
-        """Answers; the connection goes on where the client will."""
+        """Answer with a refusal; keep the connection open if the client wants to."""
         metrics = self.service.metrics
         metrics.rejected.labels(refused.reason).inc()
         metrics.request_seconds.labels("POST", self.routes[self.url][1], str(refused.status)).observe(0)
@@ -147,17 +150,18 @@ class Connection(HttpToolsProtocol):
             self._say_last(refused)
 
     def end(self, refused: Refused) -> None:
-        """Refuses whatever the connection brings."""
+        """Refuse everything further on this connection, and close it after pending answers."""
         self.service.metrics.rejected.labels(refused.reason).inc()
         if self._idle() or (self.cycle.disconnected and not self.pipeline):
             self._say_last(refused)
-        else:  # an earlier answer is still to come, and is the last one
+        else:  # an earlier answer is still pending; close after it
             self._left = UNREAD
             self.cycle.keep_alive = False
             self.loop.call_later(self.service.config.timeout + LINGER, self.transport.abort)
 
     def _say_last(self, refused: Refused) -> None:
-        """Answers and ends. What the client still sends is dropped: a connection closed on it would lose the answer."""
+        """Answer and close. Data that the client still sends is read and dropped, because closing at once would lose the
+        answer."""
         self._left, self._since = UNREAD, None
         self._unset_keepalive_if_required()
         self.flow.resume_reading()
@@ -175,8 +179,8 @@ class Connection(HttpToolsProtocol):
         return b"".join([STATUS_LINE[refused.status], *lines, b"content-length: %d\r\n\r\n" % len(body), body])
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's, as JSON."""
-        self.end(Refused("protocol", "no valid request of HTTP", 400))
+        """Like uvicorn's method, but with a JSON answer."""
+        self.end(Refused("protocol", "not a valid HTTP request", 400))
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -187,7 +191,7 @@ class Connection(HttpToolsProtocol):
         self._full = None
 
     def check(self, now: float) -> None:
-        """Ends a connection whose client neither sends nor reads. Asked again and again."""
+        """Close the connection if the client neither sends nor reads. The server calls this once a second."""
         limit = self.service.config.timeout
         if self._full is not None and now - self._full > limit:
             self.transport.abort()
@@ -195,10 +199,10 @@ class Connection(HttpToolsProtocol):
             if self._in_body:
                 self.transport.abort()
             else:
-                self.end(Refused("body", f"no request came within {limit:g} s", 408))
+                self.end(Refused("body", f"no request arrived within {limit:g} s", 408))
 
     def shutdown(self) -> None:
-        """uvicorn's, when the service ends; a request that is on its way is still answered."""
+        """Like uvicorn's method at the end of the service, but wait a moment for a request that is on its way."""
         if self._idle():
             self.loop.call_later(LAST, super().shutdown)
         else:
@@ -210,11 +214,11 @@ def _too_long() -> Refused:
 
 
 class _Together:
-    """A transport that writes the head of an answer with its body: one call of the system, and one packet."""
+    """A transport that writes the headers of an answer together with the body, in one system call and one packet."""
 
     def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
         self._transport, self._cycle, self._head = transport, cycle, b""
-        self._asked = cycle.waiting_for_100_continue  # a client that waits for leave to send its body
+        self._asked = cycle.waiting_for_100_continue  # whether the client waits for "100 Continue" to send its body
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
@@ -226,7 +230,7 @@ class _Together:
         elif self._head:
             self._transport.write(self._head + data)
             self._head = b""
-        elif self._asked and self._cycle.keep_alive:  # its body may come or not, and cannot be told from a request
+        elif self._asked and self._cycle.keep_alive:  # the body may still arrive and would look like the next request
             self._cycle.keep_alive = False
             self._head = data.removesuffix(b"\r\n") + b"connection: close\r\n\r\n"
         else:

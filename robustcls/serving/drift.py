@@ -1,8 +1,8 @@
-"""Whether what a model answers still looks like what it answered before: two-sample tests on its outputs.
+"""Drift detection: two-sample tests that compare a model's current outputs with its outputs at export.
 
 Source: Rabanser et al. 2019, arXiv:1810.11953 (black-box shift detection on softmax outputs, univariate Kolmogorov-Smirnov
-tests with Bonferroni's correction over the classes). It is no defence: whoever makes adversarial images can keep the outputs
-as they were.
+tests with Bonferroni correction over the classes). It is not a defence: an attacker can craft adversarial images that leave
+the distribution of the outputs unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -17,28 +17,28 @@ from robustcls.runtime.session import DAMAGED
 
 @dataclass
 class Drift:
-    """The reference of K classes, and the images of the window that is being filled."""
+    """The reference for K classes, and the outputs in the current window."""
 
     quantiles: NDArray[numpy.float64]  # K,Q: of each class's probability, at equal steps from 0 to 1
     threshold: float  # Kolmogorov-Smirnov distance above which a window has drifted
-    window: int
-    seen: list[NDArray[numpy.float64]] = field(default_factory=list)
+    window: int  # images in a window
+    seen: list[NDArray[numpy.float64]] = field(default_factory=list)  # probabilities N,K that fill the current window
     statistics: NDArray[numpy.float64] | None = None  # K, of the last full window
 
     @classmethod
     def of(cls, path: Path, classes: int) -> "Drift":
-        """Raises InputError where the file is damaged."""
+        """Read the reference from a file. Raises InputError if the file is damaged or does not fit the number of classes."""
         try:
             with numpy.load(path, allow_pickle=False) as stored:
                 drift = cls(stored["quantiles"].astype(float), float(stored["threshold"]), int(stored["window"]))
         except DAMAGED:
             raise InputError(f"cannot read {path}: export the model again") from None
         if drift.quantiles.ndim != 2 or len(drift.quantiles) != classes or drift.window < 1:
-            raise InputError(f"{path} is not of this model: export it again")
+            raise InputError(f"{path} does not belong to this model: export the model again")
         return drift
 
     def add(self, probabilities: NDArray[numpy.float64]) -> list[NDArray[numpy.float64]]:
-        """Takes probabilities N,K; gives the statistics (K) of each window that they filled."""
+        """Add probabilities N,K, and return the statistics (K) of each window that became full."""
         self.seen.append(probabilities)
         found = []
         if sum(map(len, self.seen)) >= self.window:
@@ -55,8 +55,10 @@ class Drift:
         return bool(statistics.max() > self.threshold)
 
     def distances(self, probabilities: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
-        """The Kolmogorov-Smirnov distance of each column of N,K from the reference, whose distribution is taken to be linear
-        between its quantiles."""
+        """Return the Kolmogorov-Smirnov distance of each column of N,K from the reference.
+
+        The distribution of the reference is interpolated linearly between its quantiles.
+        """
         n = len(probabilities)
         below, up_to = numpy.arange(n) / n, numpy.arange(1, n + 1) / n
         found = numpy.empty(len(self.quantiles))
@@ -68,7 +70,7 @@ class Drift:
 
 
 def _distribution(quantiles: NDArray[numpy.float64], values: NDArray[numpy.float64]) -> tuple[NDArray, NDArray]:
-    """The share of the reference strictly below each value, and up to it: they differ where quantiles repeat."""
+    """Return the shares of the reference strictly below each value, and at or below it; they differ where quantiles repeat."""
     last = len(quantiles) - 1
     left, right = numpy.searchsorted(quantiles, values, "left"), numpy.searchsorted(quantiles, values, "right")
     before, after = quantiles[(left - 1).clip(0)], quantiles[left.clip(max=last)]

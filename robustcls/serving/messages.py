@@ -1,4 +1,4 @@
-"""Messages between a service and the process that computes: JSON and raw bytes, each behind its length. No pickle."""
+"""Messages between a service and its worker process: JSON and raw bytes, each preceded by its length. No pickle."""
 
 import json
 import struct
@@ -8,7 +8,7 @@ SIZES = struct.Struct("<QQ")
 
 
 def pack(head: dict[str, Any], *parts: bytes | memoryview) -> list[bytes | memoryview]:
-    """The pieces of a message, to be written one after another."""
+    """Return the pieces of a message, to be written one after another."""
     text = json.dumps(head, separators=(",", ":")).encode()
     return [SIZES.pack(len(text), sum(map(len, parts))), text, *parts]
 

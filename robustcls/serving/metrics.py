@@ -1,4 +1,4 @@
-"""What a service tells Prometheus. Labels are models, versions, classes and fixed words: none grows with traffic."""
+"""The Prometheus metrics of a service. Label values are models, versions, classes and fixed words; none grow with traffic."""
 
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,12 @@ MODEL = ("model", "version")
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.request_seconds = Histogram(
-            "http_server_request_duration_seconds", "Time from a request's headers to its answer.",
+            "http_server_request_duration_seconds", "Time from the headers of a request to its answer.",
             ("http_request_method", "http_route", "http_response_status_code"), buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.queue_seconds = Histogram(
@@ -32,14 +32,14 @@ class Metrics:
         )
         self.decode_seconds = Histogram(
             "robustcls_decode_seconds",
-            "Time that decoding a batch's images took.",
+            "Time to decode the images of a batch.",
             MODEL,
             buckets=SECONDS,
             registry=registry,
         )
         self.inference_seconds = Histogram(
             "robustcls_inference_seconds",
-            "Time that the model took for a batch.",
+            "Inference time of a batch.",
             MODEL,
             buckets=SECONDS,
             registry=registry,
@@ -47,14 +47,17 @@ class Metrics:
         self.batch_images = Histogram(
             "robustcls_batch_images", "Images computed together.", MODEL, buckets=SIZES, registry=registry
         )
-        self.queued = Gauge("robustcls_queue_requests", "Requests that wait for the model.", MODEL, registry=registry)
+        self.queued = Gauge("robustcls_queue_requests", "Requests waiting for the model.", MODEL, registry=registry)
         self.capacity = Gauge(
-            "robustcls_queue_capacity_requests", "Requests that may wait for the model.", MODEL, registry=registry
+            "robustcls_queue_capacity_requests",
+            "Largest number of requests waiting for the model.",
+            MODEL,
+            registry=registry,
         )
-        self.inflight = Gauge("robustcls_inflight_requests", "Requests that are being answered.", registry=registry)
+        self.inflight = Gauge("robustcls_inflight_requests", "Requests being answered.", registry=registry)
         self.rejected = Counter(
             "robustcls_rejected_total",
-            f"Requests refused, by reason: {', '.join(REASONS)}.",
+            f"Refused requests by reason: {', '.join(REASONS)}.",
             ("reason",),
             registry=registry,
         )
@@ -70,53 +73,59 @@ class Metrics:
         )
         self.drift = Gauge(
             "robustcls_drift_statistic",
-            "Kolmogorov-Smirnov distance of a class's probabilities in the last full window from the reference's.",
+            "Kolmogorov-Smirnov distance between a class's probabilities in the last full window and the reference.",
             (*MODEL, "output"), registry=registry,
         )  # fmt: skip
         self.drift_threshold = Gauge(
             "robustcls_drift_threshold",
-            "Distance above which a window is said to have drifted.",
+            "Distance above which a window counts as drifted.",
             MODEL,
             registry=registry,
         )
         self.drift_window = Gauge("robustcls_drift_window_images", "Images in a window.", MODEL, registry=registry)
         self.drift_windows = Counter(
-            "robustcls_drift_windows_total", "Full windows, by whether they had drifted.", (*MODEL, "drifted"),
+            "robustcls_drift_windows_total", "Full windows by whether they had drifted.", (*MODEL, "drifted"),
             registry=registry,
         )  # fmt: skip
         self.restarts = Counter(
             "robustcls_worker_restarts_total",
-            "Processes that computed, ended and were replaced.",
+            "Worker processes that ended and were replaced.",
             MODEL,
             registry=registry,
         )
-        self.ready = Gauge("robustcls_ready", "1 where the service takes requests.", registry=registry)
+        self.ready = Gauge("robustcls_ready", "1 if the service accepts requests, else 0.", registry=registry)
         self.reference = Gauge(
             "robustcls_reference_logit_difference",
-            "Largest difference of the reference images' logits on this machine from those written at export.",
+            "Largest difference between the logits of the reference images on this machine and those at export.",
             MODEL, registry=registry,
         )  # fmt: skip
         self.info = Gauge("robustcls_model_info", "Always 1.", (*MODEL, "sha256", "quantization"), registry=registry)
         self.evaluated = Gauge(
-            "robustcls_model_evaluated", "1 where the artefact holds an evaluation of this very file.", MODEL,
+            "robustcls_model_evaluated", "1 if the artefact contains an evaluation of the served file, else 0.", MODEL,
             registry=registry,
         )  # fmt: skip
         which = (*MODEL, "norm", "eps")
         self.robust = Gauge(
             "robustcls_model_robust_accuracy_ratio",
-            "Robust accuracy of this very file, an empirical upper bound, by its evaluation.", which, registry=registry,
+            "Robust accuracy of the served file (an empirical upper bound), from its evaluation.", which, registry=registry,
         )  # fmt: skip
         self.robust_lower = Gauge(
-            "robustcls_model_robust_accuracy_lower_ratio", "Lower end of its 95% interval.", which, registry=registry
+            "robustcls_model_robust_accuracy_lower_ratio",
+            "Lower end of the 95% interval of robust accuracy.",
+            which,
+            registry=registry,
         )
         self.robust_upper = Gauge(
-            "robustcls_model_robust_accuracy_upper_ratio", "Upper end of its 95% interval.", which, registry=registry
+            "robustcls_model_robust_accuracy_upper_ratio",
+            "Upper end of the 95% interval of robust accuracy.",
+            which,
+            registry=registry,
         )
         for reason in REASONS:
             self.rejected.labels(reason)
 
     def add_model(self, model: "ServedModel", queue: int) -> None:
-        """The series of a model, at their first values."""
+        """Create the time series of a model with their initial values."""
         name = model.name, model.version
         self.capacity.labels(*name).set(queue)
         self.queued.labels(*name).set(0)

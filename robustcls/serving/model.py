@@ -1,4 +1,4 @@
-"""An artefact as a service knows it: by its files, without running it."""
+"""An artefact to be served, read from its files without running it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from robustcls.results.records import Evaluation
 from robustcls.runtime.session import check_file
 from robustcls.serving.drift import Drift
 
-NAMED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"  # what needs no escape in an address
+NAMED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"  # characters that need no escape in a URL
 
 
 @dataclass
@@ -21,10 +21,10 @@ class ServedModel:
     name: str
     folder: Path
     manifest: Manifest
-    digest: str = ""  # SHA-256 of the manifest's file
-    evaluation: Evaluation | None = None  # of this very file
+    digest: str = ""  # SHA-256 of manifest.json
+    evaluation: Evaluation | None = None  # of the served file, by its SHA-256
     drift: Drift | None = None
-    notes: list[str] = field(default_factory=list)  # what whoever starts the service must know
+    notes: list[str] = field(default_factory=list)  # shown at the start of the service
 
     @property
     def version(self) -> str:
@@ -41,52 +41,52 @@ class ServedModel:
 
     @classmethod
     def of(cls, spec: str) -> "ServedModel":
-        """That of `DIR` or `NAME=DIR`. Raises InputError where it is no artefact, or not a whole one."""
+        """Read the artefact of `DIR` or `NAME=DIR`. Raises InputError if it is not a complete artefact."""
         name, path = _parts(spec)
         manifest = Manifest.of(path)
         check_file(path, manifest)
         model = cls(_in_addresses(name), path, manifest, sha256(path / MANIFEST))
         model._read_evaluation()
         if not manifest.decoding.formats:
-            model.notes.append(f"{path} names no formats of images: it takes pixels alone, no encoded images")
+            model.notes.append(f"{path} names no image formats: the service accepts pixels only, no encoded images")
         if (path / DRIFT).is_file():
             model.drift = Drift.of(path / DRIFT, len(manifest.classes))
         else:
-            model.notes.append(f"{path} has no {DRIFT}: drift is not watched")
+            model.notes.append(f"{path} has no {DRIFT}: drift is not monitored")
         return model
 
     def _read_evaluation(self) -> None:
         path = self.folder / EVALUATION
         if not path.is_file():
             self.notes.append(
-                f"{self.folder} was never attacked: robustcls attack --model {self.folder} --out {path} says what it withstands"
+                f"{self.folder} has no evaluation: robustcls attack --model {self.folder} --out {path} measures its robustness"
             )
             return
         try:
             found = Evaluation.load(path)
         except InputError as error:
-            self.notes.append(f"what {self.folder} withstands is not shown: {error}: attack it again")
+            self.notes.append(f"the robust accuracy of {self.folder} is not shown: {error}: attack it again")
             return
         if not found.model.sha256:
-            self.notes.append(f"{path} does not say of which file it is: attack this one again")
+            self.notes.append(f"{path} does not say which file it evaluated: attack this file again")
             return
         if found.model.sha256 != self.manifest.file.sha256:
-            self.notes.append(f"{path} is of another file: attack this one again")
+            self.notes.append(f"{path} is the evaluation of another file: attack this file again")
             return
         self.evaluation = found
 
 
 def check_names(specs: Sequence[str]) -> None:
-    """Raises InputError where two names of models `DIR` or `NAME=DIR` differ, and not those in their addresses."""
+    """Raise InputError if two different names of models, given as `DIR` or `NAME=DIR`, have the same name in URLs."""
     names: dict[str, str] = {}
     for name, _ in map(_parts, specs):
         first = names.setdefault(_in_addresses(name), name)
         if first != name:
-            raise InputError(f"{first!r} and {name!r} would have one address: name one of them, NAME=DIR")
+            raise InputError(f"{first!r} and {name!r} would have the same URL: give one of them another name, NAME=DIR")
 
 
 def _parts(spec: str) -> tuple[str, Path]:
-    """The name and the folder of `DIR` or `NAME=DIR`; of a folder alone, its own name. Either may hold more '='."""
+    """The name and the folder of `DIR` or `NAME=DIR`; for `DIR`, the folder's own name. Both may contain further '='."""
     name, equals, folder = spec.partition("=")
     if not equals or Path(spec).is_dir():
         return Path(spec).resolve().name or "model", Path(spec)
@@ -94,7 +94,7 @@ def _parts(spec: str) -> tuple[str, Path]:
         raise InputError(f"`model={spec}` lacks {'a folder' if name else 'a name'}: give DIR or NAME=DIR")
     if name.strip(NAMED) or not name.strip("."):
         raise InputError(
-            f"{spec} is no folder, and {name!r} cannot be in an address: name the model by letters, digits, '.', '_' and '-'"
+            f"{spec} is not a folder, and {name!r} cannot be part of a URL: use letters, digits, '.', '_' and '-' in the name"
         )
     return name, Path(folder)
 

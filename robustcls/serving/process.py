@@ -1,4 +1,4 @@
-"""Starts the process that computes, talks to it, and notices its end."""
+"""Start a worker process, communicate with it, and notice its end."""
 
 import asyncio
 import contextlib
@@ -23,49 +23,57 @@ class Died(Exception):
 
 @dataclass
 class Outcome:
-    """What came of a batch: of each item its logits, or why there are none; and the seconds of both parts."""
+    """The result of a batch."""
 
-    items: list[NDArray[numpy.float32] | str]
-    decode: float
-    inference: float
+    items: list[NDArray[numpy.float32] | str]  # for each request its logits, or the reason why there are none
+    decode: float  # seconds
+    inference: float  # seconds
 
 
 class Process:
-    """One process of one artefact, after it said that it is ready."""
+    """A worker process for one artefact that has reported to be ready."""
 
     def __init__(self, child: subprocess.Popen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.child, self._reader, self._writer = child, reader, writer
-        self.difference = 0.0  # of the reference's logits on this machine
+        self.difference = 0.0  # largest difference of the reference logits on this machine
 
     @classmethod
     async def start(cls, folder: Path, digest: str, threads: int, batch: int, max_pixels: int) -> "Process":
-        """Raises InputError where the artefact does not run here (OtherLogits: its reference is not reproduced) or is another
-        one than `digest`, the SHA-256 of its manifest, says; Died where the process ended without a word."""
-        ours, theirs = socket.socketpair()
-        with theirs:
+        """Start a worker process and wait until it is ready.
+
+        Raises:
+            InputError: if the artefact does not run on this machine (OtherLogits: its reference logits are not reproduced), or
+                the SHA-256 of its manifest is not `digest`.
+            Died: if the process ended without a message.
+        """
+        own_end, worker_end = socket.socketpair()
+        with worker_end:
             child = subprocess.Popen(
-                [sys.executable, "-m", "robustcls.serving.worker", str(theirs.fileno()), str(folder),
+                [sys.executable, "-m", "robustcls.serving.worker", str(worker_end.fileno()), str(folder),
                  str(threads), str(batch), str(max_pixels)],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                pass_fds=[worker_end.fileno()], stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        reader, writer = await asyncio.open_connection(sock=ours)
+        reader, writer = await asyncio.open_connection(sock=own_end)
         process = cls(child, reader, writer)
         try:
-            said, _ = await process._receive()
+            message, _ = await process._receive()
         except BaseException:
             await process.stop()
             raise
-        if "error" in said:
+        if "error" in message:
             await process.stop()
-            raise OtherLogits(said["error"], said["difference"]) if "difference" in said else InputError(said["error"])
-        if said["manifest"] != digest:  # its answers would go out under the name and the evaluation of the other
+            text = message["error"]
+            raise OtherLogits(text, message["difference"]) if "difference" in message else InputError(text)
+        if (
+            message["manifest"] != digest
+        ):  # its answers would carry the version and the evaluation of the earlier artefact
             await process.stop()
             raise InputError(f"the artefact in {folder} was replaced: restart the service")
-        process.difference = said["difference"]
+        process.difference = message["difference"]
         return process
 
     async def compute(self, items: list[dict[str, Any]], parts: list[bytes | memoryview]) -> Outcome:
-        """Raises Died."""
+        """Compute a batch of requests. items: their descriptions; parts: their data. Raises Died."""
         try:
             self._writer.writelines(pack({"items": items}, *parts))
             await self._writer.drain()
@@ -85,12 +93,12 @@ class Process:
         return Outcome(found, head["decode"], head["inference"])
 
     async def ended(self) -> None:
-        """Returns when the process has ended."""
+        """Wait until the process has ended."""
         while self.child.poll() is None:
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        """Ends it: the closed socket tells it to go; what does not go is killed."""
+        """End the process by closing its socket; kill it if it has not ended after 2 seconds."""
         self._writer.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(2):

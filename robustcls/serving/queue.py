@@ -1,4 +1,4 @@
-"""Requests that wait for one model: bounded, each with a deadline, computed in batches of what waits."""
+"""The bounded queue of requests for one model, each with a deadline; waiting requests are computed in batches."""
 
 import asyncio
 import contextlib
@@ -19,23 +19,23 @@ from robustcls.serving.process import Died, Outcome, Process
 from robustcls.serving.protocol import Request
 from robustcls.serving.refused import Refused
 
-DEATHS = 2  # of processes with one request alone in hand, after which it is the request's fault
-BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds before a process is started anew, by failures in a row
-SMOOTHING = 0.1  # weight of the latest batch in the seconds that an image takes
+DEATHS = 2  # how often a process may end while computing a request before the request is refused
+BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0)  # seconds before a process is started again, by the number of failures in a row
+SMOOTHING = 0.1  # weight of the latest batch in the moving average of the seconds per image
 
 
 @dataclass(eq=False)
 class Job:
-    """A request that waits."""
+    """A waiting request."""
 
     request: Request
-    since: float  # by the loop's clock
+    since: float  # when it was queued, by the event loop's clock
     deadline: float
     done: asyncio.Future
-    deaths: int = 0  # of processes that had it in hand
+    deaths: int = 0  # how often a process ended while computing it
 
     def parts(self) -> tuple[dict[str, Any], list[bytes | memoryview]]:
-        """As the process takes it."""
+        """The description and the data of the request, in the format of the worker process."""
         if (pixels := self.request.pixels) is None:
             return {"kind": "files", "sizes": [len(one) for one in self.request.encoded]}, [*self.request.encoded]
         kind = "UINT8" if pixels.dtype.kind == "u" else "FP32"
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass
 class Queue:
-    """Of one model. `run` computes what waits for as long as the service lives."""
+    """The queue of one model. `run` computes the waiting requests until the service ends."""
 
     model: ServedModel
     config: ServeConfig
@@ -52,10 +52,10 @@ class Queue:
     threads: int
     say: Callable[[str], None]
     waiting: deque[Job] = field(default_factory=deque)
-    process: Process | None = None  # None while there is none that is ready
+    process: Process | None = None  # None while no process is ready
     broken: str = ""  # why no process can be started
-    seconds_per_image: float = 0.0
-    images: int = 0  # that wait or are computed
+    seconds_per_image: float = 0.0  # moving average
+    images: int = 0  # number of images that wait or are being computed
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -67,7 +67,7 @@ class Queue:
         return self.process is not None and self.process.child.poll() is None
 
     async def answer(self, request: Request, deadline: float) -> NDArray[numpy.float32]:
-        """The logits N,K of a request. Raises Refused."""
+        """Return the logits N,K of a request. Raises Refused."""
         self.check_room(deadline)
         loop = asyncio.get_running_loop()
         job = Job(request, loop.time(), deadline, loop.create_future())
@@ -81,24 +81,24 @@ class Queue:
         except TimeoutError:
             raise Refused("deadline", f"not answered within {self.config.timeout:g} s", 504) from None
         finally:
-            job.done.cancel()  # nobody waits for it any more
+            job.done.cancel()  # nobody waits for the result any more
             self.images -= request.count
-            if job in self.waiting:  # where it is not, the error of remove() would write out its pixels
+            if job in self.waiting:  # without this check, the error message of remove() would contain all pixels
                 self.waiting.remove(job)
             self._counted()
 
     def check_room(self, deadline: float) -> None:
-        """Raises Refused where a request would wait too long: asked before its body is read, so that a refusal costs little."""
+        """Raise Refused if a request would wait too long. Called before its body is read, so that a refusal is cheap."""
         wait = self.images * self.seconds_per_image
         if self.broken:
-            raise Refused("busy", "the model cannot be computed at present: try again", 503, retry_after=BACKOFF[-1])
+            raise Refused("busy", "the model is not available at present: try again", 503, retry_after=BACKOFF[-1])
         if len(self.waiting) >= self.config.queue:
-            raise Refused("busy", f"{len(self.waiting)} requests wait already: try again", 503, retry_after=wait)
+            raise Refused("busy", f"{len(self.waiting)} requests are already waiting: try again", 503, retry_after=wait)
         if asyncio.get_running_loop().time() + wait > deadline:
-            raise Refused("busy", f"the requests that wait take {wait:.1f} s: try again", 503, retry_after=wait)
+            raise Refused("busy", f"the waiting requests take {wait:.1f} s: try again", 503, retry_after=wait)
 
     async def run(self) -> None:
-        """Keeps a process running, and computes what waits. Raises InputError where the first one cannot be started."""
+        """Keep a process running and compute waiting requests. Raises InputError if the first process cannot be started."""
         failures, first = 0, True
         while True:
             await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
@@ -106,10 +106,14 @@ class Queue:
                 self.process = await Process.start(
                     self.model.folder, self.model.digest, self.threads, self.config.batch, self.config.max_pixels
                 )
-            except (InputError, Died, OSError) as error:  # OSError: no descriptors or memory for a process just now
+            except (
+                InputError,
+                Died,
+                OSError,
+            ) as error:  # OSError: too few file descriptors or too little memory for a process
                 if isinstance(error, OtherLogits):
                     self.metrics.reference.labels(*self.names).set(error.largest)
-                why = str(error) or "the process that computes ended at its start"
+                why = str(error) or "the worker process ended while it was starting"
                 if first:
                     raise InputError(f"{self.model.folder}: {why}" if isinstance(error, Died) else why) from None
                 if why != self.broken:
@@ -125,7 +129,7 @@ class Queue:
                 await process.stop()
             self.metrics.restarts.labels(*self.names).inc()
             self.say(
-                f"the process that computes {self.model.name} ended (status {process.child.returncode}): starting another"
+                f"the worker process of {self.model.name} ended (status {process.child.returncode}): starting another"
             )
 
     async def _compute_until_it_ends(self, process: Process) -> None:
@@ -152,7 +156,8 @@ class Queue:
                 await end
 
     def _take(self) -> list[Job]:
-        """What is computed next: jobs in their order, to the images of a batch; one that ended a process, alone."""
+        """Return the next batch: waiting jobs in order, up to the size of a batch. A job during which a process ended before
+        is computed alone."""
         batch: list[Job] = []
         images, now = 0, asyncio.get_running_loop().time()
         while self.waiting:
@@ -178,8 +183,8 @@ class Queue:
                 outcome = await process.compute(
                     [head for head, _ in packed], [part for _, parts in packed for part in parts]
                 )
-        except TimeoutError:  # nobody waits for it any more, and others wait behind it
-            self.say(f"the process that computes {self.model.name} does not answer: ending it")
+        except TimeoutError:  # all clients of this batch have given up, and other requests wait behind it
+            self.say(f"the worker process of {self.model.name} does not answer: ending it")
             process.child.kill()
             raise Died from None
         images = sum(len(found) for found in outcome.items if not isinstance(found, str))
@@ -204,15 +209,16 @@ class Queue:
             self.seconds_per_image = past + SMOOTHING * (latest - past) if past else latest
 
     def _put_back(self, batch: list[Job]) -> None:
-        """What a process had in hand when it ended: to be computed again, each alone; twice alone, and it is to blame."""
+        """Queue the jobs again that a process was computing when it ended; each is then computed alone. A job during which more
+        than DEATHS processes ended is refused."""
         for job in reversed(batch):
             job.deaths += 1
             if job.deaths <= DEATHS:
                 self.waiting.appendleft(job)
             elif not job.done.done():
                 encoded = job.request.pixels is None
-                what = "decoding it ended the process" if encoded else "computing it ended the process each time"
-                job.done.set_exception(Refused("decoding", what, 400 if encoded else 500))
+                message = "decoding it ended the process" if encoded else "computing it ended the process each time"
+                job.done.set_exception(Refused("decoding", message, 400 if encoded else 500))
         self._counted()
 
     def _counted(self) -> None:

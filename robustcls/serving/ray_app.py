@@ -1,4 +1,4 @@
-"""The service on Ray Serve: the same application, in each of several replicas, with Ray's own autoscaling."""
+"""The service on Ray Serve: several replicas of the same application, with Ray's own autoscaling."""
 
 import asyncio
 import contextlib
@@ -20,26 +20,26 @@ from robustcls.serving.metrics import Metrics
 from robustcls.serving.server import START
 from robustcls.serving.service import Service
 
-NAME = "Service"  # of the deployment, as configurations of `serve deploy` name it
+NAME = "Service"  # name of the deployment in configurations of `serve deploy`
 PUBLISH = 5.0  # seconds between two copies of the metrics
-MARGIN = 5.0  # seconds beyond the longest request
+MARGIN = 5.0  # seconds in addition to the longest request
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
-    """The application of Ray Serve, for `import_path: robustcls.serving.ray_app:build`.
+    """Return the Ray Serve application, for `import_path: robustcls.serving.ray_app:build`.
 
     Args:
-        args: `models`, a list of `DIR` or `NAME=DIR`; `autoscaling`, fields of Ray's AutoscalingConfig that are not to
-            have their usual values; and the options of `robustcls serve` by their names, such as `batch: 16`.
+        args: `models`, a list of `DIR` or `NAME=DIR`; `autoscaling`, fields of Ray's AutoscalingConfig that override the
+            defaults; and the options of `robustcls serve` by name, such as `batch: 16`.
 
     Raises:
-        InputError: where one of them is unknown or wrong, or there is no model.
+        InputError: if an argument is unknown or wrong, or there is no model.
     """
     options = dict(args)
     models = options.pop("models", [])
     scaling = options.pop("autoscaling", {})
     if not models or isinstance(models, str):
-        raise InputError("`models` lists no artefact: give DIR or NAME=DIR of each")
+        raise InputError("`models` lists no artefact: give DIR or NAME=DIR for each")
     config = resolve(ServeConfig, {"engine": "ray"}, options)
     config = dataclasses.replace(config, threads=config.threads or 1)
 
@@ -67,23 +67,23 @@ def _replicas(config: ServeConfig, scaling: Mapping[str, Any]) -> dict[str, Any]
 
 
 class _Replica:
-    """One copy of the service. Ray replaces the one whose check fails."""
+    """One replica of the service. Ray replaces a replica whose health check fails."""
 
-    app: Starlette  # by serve.ingress
+    app: Starlette  # set by serve.ingress
 
     def check_health(self) -> None:
-        """A process that ended is replaced by the service; one that cannot be started is a reason for another replica."""
+        """Fail if a worker process cannot be started. The service itself replaces a worker process that ended."""
         broken = [queue.broken for queue in self.app.state.service.queues if queue.broken]
         if broken:
             raise RuntimeError("; ".join(broken))
 
     def drain(self) -> None:
-        """From now on it is not ready, so that balancers turn elsewhere; it still answers."""
+        """Report not ready from now on, so that load balancers use other replicas; requests are still answered."""
         self.app.state.service.draining = True
 
 
 def replica(models: list[str], config: ServeConfig) -> Starlette:
-    """The application of one replica, whose start waits until its models are ready."""
+    """Return the application of one replica; its start waits until the models are ready."""
     service = Service.of(models, config, logging.getLogger("ray.serve").warning)
     app = application(service)
     app.state.service = service
@@ -104,10 +104,10 @@ def replica(models: list[str], config: ServeConfig) -> Starlette:
 
 
 async def _publish(metrics: Metrics) -> None:
-    """Copies the metrics to Ray's, which a scrape of the replica's own address through a proxy would not reach.
+    """Copy the metrics to Ray's metrics, because a scrape through Ray's proxy does not reach every replica.
 
-    All are gauges there, since Ray's counters and histograms cannot be set; names and labels stay as they are, so that
-    rate() and histogram_quantile() work.
+    All metrics become gauges, because Ray's counters and histograms cannot be set to a value. Names and labels are kept, so
+    that rate() and histogram_quantile() work.
     """
     gauges: dict[str, Gauge] = {}
     while True:

@@ -1,4 +1,4 @@
-"""Runs the service on Ray Serve, on this machine."""
+"""Run the service on Ray Serve, on this machine."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-os.environ |= {  # read when Ray is imported, and by the processes that it starts
+os.environ |= {  # read when Ray is imported, and by the processes that Ray starts
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: Ray's processes know one another by the loopback address
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system, so that Ray's processes use the loopback address
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
@@ -34,25 +34,25 @@ from robustcls.serving.service import Service
 
 APP = "robustcls"
 LOOPBACK = "127.0.0.1"
-MEMORY = 100 << 20  # bytes of Ray's object store, through which no request goes
-WATCH = 1.0  # seconds between two looks at the state
+MEMORY = 100 << 20  # bytes of Ray's object store, which requests do not use
+WATCH = 1.0  # seconds between two checks of the state
 LOGS = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def serve(
     specs: Sequence[str], config: ServeConfig, say: Callable[[str], None], autoscaling: Mapping[str, Any] | None = None
 ) -> None:
-    """Answers until SIGTERM, after which what was accepted is answered, or Ctrl-C.
+    """Serve artefacts until SIGTERM or Ctrl-C, and then answer the requests that are already accepted.
 
     Args:
         specs: artefacts, `DIR` or `NAME=DIR`.
-        config: the options; `threads=0` is one for each model of a replica.
-        say: is told where it listens, and what goes wrong, a line each.
-        autoscaling: fields of Ray's AutoscalingConfig that are not to have their usual values.
+        config: the options; `threads=0` means one thread for each model of a replica.
+        say: is called with a line for each address and for each problem.
+        autoscaling: fields of Ray's AutoscalingConfig that override the defaults.
 
     Raises:
-        InputError: where an artefact cannot be served, the port is taken, or Ray does not start.
-        KeyboardInterrupt: after Ctrl-C, once what was accepted is answered.
+        InputError: if an artefact cannot be served, the port is in use, or Ray does not start.
+        KeyboardInterrupt: after Ctrl-C, once the accepted requests are answered.
     """
     began = time.monotonic()
     config = dataclasses.replace(config, threads=config.threads or 1)
@@ -63,14 +63,14 @@ def serve(
     models = [f"{queue.model.name}={queue.model.folder.resolve()}" for queue in service.queues]
     threads = config.replica_range[1] * config.threads * len(models)
     if threads > processors():
-        say(f"note: {config.replica_range[1]} replicas compute with {threads} threads, on {processors()} processors")
+        say(f"note: {config.replica_range[1]} replicas use {threads} threads, on {processors()} processors")
     application = build({**dataclasses.asdict(config), "models": models, "autoscaling": autoscaling or {}})
     handle: DeploymentHandle | None = None
     with _Signals() as signals:
         try:
             handle = _start(application, config, threads, signals)
             say(
-                "note: Ray has no authentication by default; this run's processes ask one another for a token of their own"
+                "note: Ray has no authentication by default; the processes of this run authenticate with a random token"
             )
             for queue in service.queues:
                 say(
@@ -86,8 +86,10 @@ def serve(
                     _drain(handle, config.drain)
         finally:
             signals.ignore()
-            with contextlib.redirect_stdout(io.StringIO()):  # Ray complains of the processes that it ends itself
-                if ray.is_initialized():  # or it would start another
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # Ray prints warnings about the processes that it ends itself
+                if ray.is_initialized():  # otherwise shutdown() would start Ray again
                     ray_serve.shutdown()
                 ray.shutdown()
     if signals.interrupted:
@@ -95,7 +97,7 @@ def serve(
 
 
 async def _try(service: Service) -> None:
-    """Starts the models once, for their errors in one line. Raises InputError."""
+    """Start and stop the models once in this process, to report errors in one line. Raises InputError."""
     service.start()
     try:
         await service.until_ready(START)
@@ -106,13 +108,13 @@ async def _try(service: Service) -> None:
 def _start(
     application: ray_serve.Application, config: ServeConfig, threads: int, signals: "_Signals"
 ) -> DeploymentHandle:
-    """Returns once a replica is ready. Raises InputError."""
+    """Start Ray and the application, and return once a replica is ready. Raises InputError."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with as_input_error("Ray does not start"):
         try:
             ray.init(address="local", include_dashboard=False, num_cpus=max(threads, processors()), num_gpus=0,
                      object_store_memory=MEMORY, logging_level=logging.ERROR, log_to_driver=False)  # fmt: skip
-        except SystemExit:  # by the handler of SIGTERM that Ray installs
+        except SystemExit:  # raised by Ray's own handler of SIGTERM
             raise _Stop from None
         finally:
             signals.install()
@@ -122,7 +124,7 @@ def _start(
 
 
 def _watch(say: Callable[[str], None]) -> NoReturn:
-    """Says how many replicas there are, and what ails them, whenever that changes. Raises InputError where Ray ended."""
+    """Report the number of replicas and their problems whenever they change. Raises InputError if Ray ends."""
     known: tuple[int, str] | None = None
     while True:
         with as_input_error("Ray ended"):
@@ -136,20 +138,20 @@ def _watch(say: Callable[[str], None]) -> NoReturn:
 
 
 def _drain(handle: DeploymentHandle, seconds: float) -> None:
-    """Makes every replica unready, those that start meanwhile, too; they still answer."""
+    """Make every replica report not ready, including those that start meanwhile; they still answer requests."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        with contextlib.suppress(Exception):  # one that has just gone
+        with contextlib.suppress(Exception):  # a replica may just have ended
             handle.broadcast("drain").results(timeout_s=left)
         time.sleep(min(left, 0.5))
 
 
 class _Stop(BaseException):
-    """SIGTERM, or Ctrl-C."""
+    """Raised by SIGTERM and Ctrl-C."""
 
 
 class _Signals:
-    """While it is entered, both signals raise _Stop, wherever Ray waits."""
+    """A context in which SIGTERM and SIGINT raise _Stop, also while Ray waits."""
 
     interrupted = False
     _signals = signal.SIGTERM, signal.SIGINT

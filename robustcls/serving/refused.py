@@ -1,17 +1,17 @@
-"""A request that is not answered as asked."""
+"""The exception for requests that the service refuses."""
 
 import json
 import math
 
 
 class Refused(Exception):
-    """The message is one line for the client: what, and what is allowed.
+    """A refused request.
 
     Args:
         reason: one of metrics.REASONS.
-        message: the line.
-        status: of HTTP.
-        retry_after: seconds until it may work, where it may.
+        message: one line for the client: what is wrong, and what is allowed.
+        status: HTTP status code.
+        retry_after: seconds after which the client may try again; None if a retry cannot succeed.
     """
 
     def __init__(self, reason: str, message: str, status: int = 400, retry_after: float | None = None) -> None:
@@ -22,7 +22,7 @@ class Refused(Exception):
         self.retry_after = retry_after
 
     def answer(self) -> tuple[bytes, dict[str, str]]:
-        """The body and the headers of the response."""
+        """Return the body and the headers of the response."""
         headers = {"content-type": "application/json"}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))

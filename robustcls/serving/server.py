@@ -1,4 +1,4 @@
-"""Runs the service in this process, by uvicorn."""
+"""Run the service in this process with uvicorn."""
 
 import asyncio
 import contextlib
@@ -19,24 +19,24 @@ from robustcls.serving.config import ServeConfig
 from robustcls.serving.connection import Connection
 from robustcls.serving.service import Service
 
-SPARE = 100  # descriptors beside those of clients
-START = 120.0  # seconds that the models may take to be ready
+SPARE = 100  # file descriptors in addition to those of client connections
+START = 120.0  # seconds within which the models must be ready
 
 
 def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None]) -> None:
-    """Answers until SIGTERM, after which what was accepted is answered, or Ctrl-C.
+    """Serve artefacts until SIGTERM or Ctrl-C, and then answer the requests that are already accepted.
 
     Args:
         specs: artefacts, `DIR` or `NAME=DIR`.
         config: the options.
-        say: is told where it listens, and what goes wrong, a line each.
+        say: is called with a line for each address and for each problem.
 
     Raises:
-        InputError: where an artefact cannot be served, or the port is taken.
-        KeyboardInterrupt: after Ctrl-C, once what was accepted is answered.
+        InputError: if an artefact cannot be served, or the port is in use.
+        KeyboardInterrupt: after Ctrl-C, once the accepted requests are answered.
     """
     began = time.monotonic()
-    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # clients' faults are counted, not logged
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # errors of clients are counted, not logged
     _allow_descriptors(config.connections + SPARE)
     service = Service.of(specs, config, say)
     with listen(config.host, config.port) as listener:
@@ -50,7 +50,7 @@ def serve(specs: Sequence[str], config: ServeConfig, say: Callable[[str], None])
             timeout_keep_alive=30,
         )
         server = _Server(settings, service)
-        with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:  # uvloop's, where it is installed
+        with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:  # uvloop if it is installed
             runner.run(_run(server, service, listener, began))
     if server.interrupted:
         raise KeyboardInterrupt
@@ -77,7 +77,8 @@ async def _run(server: "_Server", service: Service, listener: socket.socket, beg
 
 
 class _Server(uvicorn.Server):
-    """SIGTERM first makes the service unready, so that balancers turn elsewhere, and ends it after the drain."""
+    """A uvicorn server that drains on SIGTERM: the service reports not ready, so that load balancers use other servers, and
+    ends after `drain` seconds."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -86,7 +87,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own raises the signal again at the end; a service that was asked to go ends with status 0."""
+        """Like uvicorn's method, but without raising the signal again at the end, so that the exit status is 0."""
         handlers = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -95,7 +96,7 @@ class _Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Called by uvicorn ten times a second."""
         if counter % 10 == 0:
             self._check()
         return await super().on_tick(counter)
@@ -107,7 +108,7 @@ class _Server(uvicorn.Server):
                 connection.check(now)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, which waits for every client: those that read nothing are cut off meanwhile, too."""
+        """Like uvicorn's method, which waits for every client, but close connections of clients that read nothing meanwhile."""
         ending = asyncio.create_task(super().shutdown(sockets))
         while not (await asyncio.wait({ending}, timeout=1))[0]:
             self._check()
@@ -124,7 +125,7 @@ class _Server(uvicorn.Server):
 
 
 def _allow_descriptors(count: int) -> None:
-    """As far as the system lets a process have so many."""
+    """Raise the limit of open file descriptors to `count`, as far as the system allows."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -135,14 +136,14 @@ def _allow_descriptors(count: int) -> None:
 
 
 def address(host: str, port: int) -> str:
-    """As URLs begin."""
+    """The beginning of the URL of a host and port."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound. Raises InputError where the port is taken, or the address is none of this machine."""
+    """Return a bound socket. Raises InputError if the port is in use, or the address does not belong to this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Told that it is TCP, asyncio sends the parts of an answer without waiting for acknowledgements.
+    # With an explicit IPPROTO_TCP, asyncio sets TCP_NODELAY, so that the parts of an answer do not wait for acknowledgements.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

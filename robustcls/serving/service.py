@@ -1,4 +1,4 @@
-"""The models of a service, and the state that all of them share."""
+"""A service: its models, and the state that they share."""
 
 import asyncio
 import time
@@ -17,26 +17,26 @@ from robustcls.serving.protocol import Answer, Request, answer
 from robustcls.serving.queue import Queue
 from robustcls.serving.refused import Refused
 
-BODIES = 8  # largest bodies that are held at a time, whatever waits
+BODIES = 8  # memory limit for the bodies of all requests, in multiples of the largest body
 
 
 @dataclass
 class Service:
-    """What an application of HTTP answers from. `start` and `stop` belong to the loop that it runs on."""
+    """The models and the state behind the HTTP application. Call `start` and `stop` in its event loop."""
 
     config: ServeConfig
-    models: dict[str, dict[str, Queue]]  # by name and version; the last version of a name is the one that is meant
+    models: dict[str, dict[str, Queue]]  # by name and version; the last version of a name is the default
     metrics: Metrics
     say: Callable[[str], None]
     draining: bool = False
-    held: int = 0  # bytes of requests in hand
+    held: int = 0  # bytes of the bodies in memory
     failed: InputError | None = None  # why a model could not be started at all
-    fault: str = ""  # after which nothing but a restart helps
+    fault: str = ""  # an error after which the service must be restarted
     _tasks: list[asyncio.Task] = field(default_factory=list)
 
     @classmethod
     def of(cls, specs: Sequence[str], config: ServeConfig, say: Callable[[str], None] = lambda line: None) -> "Service":
-        """Of models `DIR` or `NAME=DIR`. Raises InputError."""
+        """Create the service of the models `DIR` or `NAME=DIR`. Raises InputError."""
         found = [ServedModel.of(spec) for spec in specs]
         threads = config.threads or max(1, processors() // len(found))
         service = cls(config, {}, Metrics(), say)
@@ -57,7 +57,7 @@ class Service:
 
     @property
     def at_hand(self) -> int:
-        """Requests that may be read, wait, and be computed at a time: what reads them may be what is short, not the model."""
+        """Largest number of requests that are read, wait or are computed at a time, because reading may be the bottleneck."""
         return (self.config.queue + self.config.batch) * len(self.queues)
 
     @property
@@ -65,7 +65,8 @@ class Service:
         return not self.draining and all(queue.ready for queue in self.queues)
 
     def unready(self) -> list[str]:
-        """Why it is not ready, as clients may know it: files and errors are told to whoever runs the service."""
+        """The reasons why the service is not ready, for clients: without file names and error messages, which only the operator
+        sees."""
         reasons = ["draining"] if self.draining else []
         return reasons + [
             f"{queue.model.name}: {'cannot be started' if queue.broken else 'starting'}"
@@ -74,18 +75,20 @@ class Service:
         ]
 
     def find(self, name: str, version: str | None) -> Queue:
-        """Raises Refused."""
+        """Return the queue of a model; `version` None means the last one. Raises Refused if there is none."""
         versions = self.models.get(name)
         if versions is None:
-            raise Refused("protocol", f"no model {name!r:.80}: there are {', '.join(self.models)}", 404)
+            raise Refused("protocol", f"no model {name!r:.80}: the models are {', '.join(self.models)}", 404)
         if version is None:
             return list(versions.values())[-1]
         if version not in versions:
-            raise Refused("protocol", f"no version {version!r:.40} of {name}: there are {', '.join(versions)}", 404)
+            raise Refused(
+                "protocol", f"no version {version!r:.40} of {name}: the versions are {', '.join(versions)}", 404
+            )
         return versions[version]
 
     async def infer(self, queue: Queue, request: Request, deadline: float) -> Answer:
-        """Raises Refused."""
+        """Answer a request, and update the metrics. Raises Refused."""
         logits = await queue.answer(request, deadline)
         probabilities = softmax(logits)
         self._observe(queue, logits, probabilities)
@@ -105,7 +108,7 @@ class Service:
                 metrics.drift.labels(*names, label).set(statistic)
 
     def start(self) -> None:
-        """Starts the process of each model."""
+        """Start the worker process of each model."""
         self._tasks = [asyncio.create_task(self._keep(queue)) for queue in self.queues]
 
     async def _keep(self, queue: Queue) -> None:
@@ -113,18 +116,18 @@ class Service:
             await queue.run()
         except InputError as error:
             self.failed = error
-        except Exception:  # a fault of ours: told to whoever runs the service
-            self.fault = queue.broken = f"{queue.model.name} is no longer computed"
+        except Exception:  # a bug in robustcls: reported to the operator
+            self.fault = queue.broken = f"{queue.model.name} is no longer served"
             self.say(f"fault: {self.fault}: {traceback.format_exc()}")
 
     async def stop(self) -> None:
-        """Ends them."""
+        """End the worker processes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def until_ready(self, seconds: float) -> None:
-        """Raises InputError where a model cannot be started, or is not ready in time."""
+        """Wait until all models are ready. Raises InputError if one cannot be started, or is not ready within `seconds`."""
         end = time.monotonic() + seconds
         while not self.ready:
             if self.failed:
@@ -135,6 +138,6 @@ class Service:
 
 
 def softmax(logits: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
-    """Of each row."""
+    """The softmax of each row."""
     shifted = numpy.exp(logits.astype(numpy.float64) - logits.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)

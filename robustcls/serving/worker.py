@@ -1,7 +1,8 @@
-"""The process that decodes and computes: `python -m robustcls.serving.worker FD FOLDER THREADS BATCH MAX_PIXELS`.
+"""The worker process, which decodes images and runs the model:
+`python -m robustcls.serving.worker FD FOLDER THREADS BATCH MAX_PIXELS`.
 
-It is alone with what strangers send: an image that crashes a decoder, or a model that takes all memory, ends this process,
-and the service starts another. It answers requests on a socket until the other end closes it.
+It isolates untrusted input: an image that crashes a decoder, or a model that uses up all memory, ends only this process, and
+the service starts another one. It answers requests on a socket until the other end closes the socket.
 """
 
 import contextlib
@@ -28,21 +29,21 @@ NDPixels = NDArray[Any]
 
 
 class Limits(NamedTuple):
-    """What is computed at a time, and the largest image that is decoded."""
+    """The largest batch, and the largest number of pixels of an encoded image."""
 
     batch: int
     max_pixels: int
 
 
 def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits) -> None:
-    """Says that it is ready, or why not; then answers until the connection is closed."""
+    """Report that the worker is ready, or why not; then answer requests until the connection is closed."""
     try:
         manifest, digest = Manifest.of(folder), sha256(folder / MANIFEST)
         run = _runner(folder, manifest, threads)
         difference = check_reference(folder, manifest, run)
         run(
             numpy.zeros((limits.batch, *manifest.input_size), numpy.float32)
-        )  # so that the first batch finds its memory
+        )  # allocates the memory of a full batch in advance
     except OtherLogits as error:
         _send(connection, {"error": str(error), "difference": error.largest})
         return
@@ -50,7 +51,9 @@ def serve(connection: socket.socket, folder: Path, threads: int, limits: Limits)
         _send(connection, {"error": str(error)})
         return
     except MemoryError:
-        _send(connection, {"error": f"`batch={limits.batch}` needs more memory than there is: give less"})
+        _send(
+            connection, {"error": f"`batch={limits.batch}` needs more memory than is available: give a smaller batch"}
+        )
         return
     _send(connection, {"difference": difference.largest, "manifest": digest})
     while (message := _receive(connection)) is not None:
@@ -68,7 +71,10 @@ def _runner(folder: Path, manifest: Manifest, threads: int) -> Run:
 def _compute(
     items: list[dict], payload: memoryview, decoding: Decoding, run: Run, limits: Limits
 ) -> tuple[dict, NDArray[numpy.float32]]:
-    """Of each item the number of its rows in the logits, or why there are none; and how long both parts took."""
+    """Decode and compute a batch of requests.
+
+    Returns the number of rows of each request in the logits, or its error, with the seconds of both steps; and the logits.
+    """
     began = time.perf_counter()
     images: list[NDPixels] = []
     told: list[dict[str, Any]] = []
@@ -100,12 +106,12 @@ def _compute(
 
 
 def as_pixels(images: NDPixels) -> NDPixels:
-    """uint8 as the floats that the model was evaluated on."""
+    """Convert uint8 images to floats in [0, 1], in the same way as for the evaluation; return others unchanged."""
     return images.astype(numpy.float32) / numpy.float32(255) if images.dtype.kind == "u" else images
 
 
 def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPixels:
-    """Encoded images as N,C,H,W, as data/folders decodes them. Raises InputError that names the first that is none."""
+    """Decode encoded images to N,C,H,W, in the same way as data/folders. Raises InputError for the first invalid image."""
     form = Form(
         decoding.height, decoding.width, decoding.channels, decoding.white, "", decoding.shorter_side, decoding.filter
     )
@@ -121,17 +127,17 @@ def decode_all(files: list[bytes], decoding: Decoding, max_pixels: int) -> NDPix
             raise InputError(f"{which}{error}: send it in 8 bits") from None
         except InputError as error:
             raise InputError(f"{which}{error}") from None
-        except Exception as error:  # decoders raise whatever a damaged file leads them to
+        except Exception as error:  # decoders may raise any exception for a damaged file
             raise InputError(f"{which}cannot be decoded{_reason(error)}") from None
     return as_pixels(pixels)
 
 
 def _reason(error: Exception) -> str:
-    """What a client is told of what a decoder raised; not what names this machine's memory or packages."""
+    """The part of a decoder's error that is sent to the client, without details about this machine's memory or packages."""
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError) or not text:
         return ""
-    if isinstance(error, (RuntimeError, ImportError)):  # pydicom's, where the package for a compression is missing
+    if isinstance(error, (RuntimeError, ImportError)):  # raised by pydicom if the package for a compression is missing
         return ": its compression is not supported"
     return f": {text:.160}"
 
@@ -150,7 +156,7 @@ def _receive(connection: socket.socket) -> tuple[dict, memoryview] | None:
 
 
 def _read(connection: socket.socket, size: int) -> memoryview | None:
-    """So many bytes; None where the other end has gone."""
+    """Read `size` bytes; None if the other end has closed the connection."""
     into, at = memoryview(bytearray(size)), 0
     while at < size:
         count = connection.recv_into(into[at:])
@@ -161,7 +167,9 @@ def _read(connection: socket.socket, size: int) -> memoryview | None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the service says when this process ends
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole process group, but the service decides when this process ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     descriptor, place, *numbers = sys.argv[1:]
     count, batch, pixels = map(int, numbers)

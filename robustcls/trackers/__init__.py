@@ -1,1 +1,1 @@
-"""Trackers keep what a run measures, each in its own log, beside the history.jsonl that every run writes."""
+"""Trackers log the measurements of a training run, in addition to the history.jsonl that every run writes."""

@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""The tracker for TensorBoard."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tensorboard(folder: Path, config: Mapping[str, Any], start: int) -> Tracker:
-    """Event files for TensorBoard, in `tensorboard/` of the run folder. Raises InputError without the package."""
+    """Write event files for TensorBoard into `tensorboard/` of the run folder. Raises InputError without the package."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
@@ -28,7 +28,7 @@ def tensorboard(folder: Path, config: Mapping[str, Any], start: int) -> Tracker:
 
 
 class EventFiles:
-    """A Tracker that opens its file when first used."""
+    """A Tracker that opens its event file when it is first used."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], start: int) -> None:
         self.folder, self.config, self.start, self.failed = folder, config, start, False
@@ -37,7 +37,7 @@ class EventFiles:
     def writer(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter
 
-        # What was logged at `start` still holds; the configuration belongs to the image after it and is purged with it.
+        # What was logged at `start` stays valid. The configuration is logged at the next step, so a resumed run purges it.
         first = self.start + 1
         writer = SummaryWriter(str(self.folder), purge_step=first)
         writer.add_text("config", code_block(self.config), first)
@@ -60,7 +60,7 @@ class EventFiles:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """An error of the thread that writes, such as a full disk, is told in one line, and once."""
+        """Report an error of the writing thread, such as a full disk, once and in one line."""
         hook = threading.excepthook
         threading.excepthook = lambda found: None if issubclass(found.exc_type, OSError) else hook(found)
         try:
@@ -73,6 +73,6 @@ class EventFiles:
 
 
 def code_block(config: Mapping[str, Any]) -> str:
-    """The configuration as TOML, indented by four spaces: a code block in Markdown."""
+    """Return the configuration as TOML in a Markdown code block, indented by four spaces."""
     given = {name: json.dumps(value, ensure_ascii=False) for name, value in config.items() if value is not None}
     return "\n".join(f"    {name} = {value}" for name, value in given.items())

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""The tracker for Weights & Biases."""
 
 import os
 from collections.abc import Mapping
@@ -25,15 +25,17 @@ def wandb(
     entity: str | None = None,
     mode: str | None = None,
 ) -> Tracker:
-    """A Weights & Biases run, in `wandb/` of the run folder; offline unless mode or WANDB_MODE is online.
+    """Log to a Weights & Biases run in `wandb/` of the run folder, offline unless `mode` or WANDB_MODE is "online".
 
-    `project` is else WANDB_PROJECT or robustcls. Raises InputError without the package, or online without an API key.
+    project: WANDB_PROJECT or "robustcls" if not given. Raises InputError without the package, or online without an API key.
     """
     mode = mode or os.environ.get("WANDB_MODE") or "offline"
     if mode not in ("online", "offline"):
         raise unknown("mode of wandb", mode, ("online", "offline"))
     if mode == "offline":
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its telemetry calls home in offline mode, too
+        os.environ.setdefault(
+            "WANDB_ERROR_REPORTING", "false"
+        )  # otherwise wandb sends error reports even in offline mode
     try:
         import wandb as api
     except ImportError:
@@ -48,7 +50,7 @@ def wandb(
 
 
 class RemoteRun:
-    """A Tracker that opens its run when first used; wandb itself refuses a step that it already has."""
+    """A Tracker that opens its run when it is first used; wandb itself ignores steps that it already has."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], start: int, **place: Any) -> None:
         self.folder, self.config, self.start, self.place = folder, config, start, place
@@ -58,7 +60,7 @@ class RemoteRun:
         import wandb as api
 
         known = self.folder / "wandb" / "run-id"
-        known.parent.mkdir(parents=True, exist_ok=True)  # where it is missing, wandb may write elsewhere
+        known.parent.mkdir(parents=True, exist_ok=True)  # without this folder, wandb may write elsewhere
         try:
             run = api.init(
                 dir=self.folder,

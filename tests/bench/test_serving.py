@@ -114,7 +114,7 @@ def test_a_wrong_answer_ends_the_turn():
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     with (
-        pytest.raises(InputError, match="other answers cat, onnxruntime alone dog"),
+        pytest.raises(InputError, match="other predicts cat, but onnxruntime itself predicts dog"),
         running(contestant(SERVER), ["cat", "dog"], None),
     ):
         pass
@@ -131,7 +131,7 @@ def test_no_time_is_refused(flag, capsys):
     with pytest.raises(SystemExit) as end:
         main(["bench", "--suite", "serve", flag, "0"])
     assert end.value.code == 2
-    assert f"{flag} 0 is no time" in capsys.readouterr().err.replace("=", " ")
+    assert f"{flag} 0 is not a time" in capsys.readouterr().err.replace("=", " ")
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_an_evaluation_of_an_artefact_that_was_replaced_meanwhile_says_so(made, 
 
 
 def test_help_says_what_a_model_without_data_is_checked_on(cli):
-    assert "a model that knows none is checked on noise" in words(cli("export", "--help").out)
+    assert "a model without data is checked on noise" in words(cli("export", "--help").out)
 
 
 CKPT = ["--model", "{home}/pgd/ckpt.pt"]
@@ -128,17 +128,17 @@ BAD = {
     "an empty folder": (["--model", "{home}/export/empty"], "it is a folder, but neither of export"),
     "an operator that ONNX lacks": (["--model", "export_nets:Bessel", "--data", "digits(size=8)"], "bessel_j0"),
     "a model without size": (["--model", "export_nets:sizeless"], "does not say which images it takes: give --data"),
-    "a model without data": (["--model", "my_plugins:net", "--quantize", "int8"], "knows no data: give --data"),
+    "a model without data": (["--model", "my_plugins:net", "--quantize", "int8"], "names no data: give --data"),
     "data of another size": ([*CKPT, "--data", "digits"], "the model takes"),
     "data of another form": ([*CKPT, "--data", "folder:{home}/images"], "images are 3x8x8, the model takes 1x8x8"),
-    "the test split": ([*CKPT, "--split", "test"], "would be judged on what it has seen: give --split train"),
+    "the test split": ([*CKPT, "--split", "test"], "would bias the evaluation of the file: give --split train"),
     "another quantiser": ([*CKPT, "--quantize", "int9"], "did you mean 'int8'?"),
     "a typo in it": ([*CKPT, "--quantize", "int8(calibrat=3)"], "did you mean 'calibrate'?"),
     "no images to calibrate on": ([*CKPT, "--quantize", "int8(calibrate=0)"], "give 1 or more"),
     "more than all adversarial": ([*CKPT, "--quantize", "int8(adversarial=2)"], "give 0 to 1"),
     "other ranges": ([*CKPT, "--quantize", "int8(ranges=all)"], "minmax"),
     "a bound of nothing": ([*CKPT, "--max-robust-drop", "1"], "give both"),
-    "a bound below zero": ([*INT8, "--max-robust-drop", "-1"], "--max-robust-drop -1 is no number of points"),
+    "a bound below zero": ([*INT8, "--max-robust-drop", "-1"], "--max-robust-drop -1 is not a number of points"),
     "a bound that is none": ([*INT8, "--max-robust-drop", "nan"], "nan is not a number"),
     "a bound in words": ([*INT8, "--max-robust-drop", "little"], "little"),
     "a bound without a radius": (
@@ -155,9 +155,9 @@ BAD = {
         "needs a threat model",
     ),
     "a norm without a radius": ([*CKPT, "--norm", "l2"], "has no radius here: give --eps"),
-    "a place that is a file": ([*CKPT, "--out", "{home}/a.json"], "holds something else than an artefact"),
+    "a place that is a file": ([*CKPT, "--out", "{home}/a.json"], "is not an artefact folder"),
     "a place below a file": ([*CKPT, "--out", "{home}/a.json/artefact"], "cannot write"),
-    "a folder of other things": ([*CKPT, "--out", "{home}/images"], "holds something else than an artefact"),
+    "a folder of other things": ([*CKPT, "--out", "{home}/images"], "is not an artefact folder"),
     "the checkpoint's folder": ([*CKPT, "--out", "{home}/pgd", "--overwrite"], "would replace {home}/pgd/ckpt.pt"),
     "a folder above it": ([*CKPT, "--out", "{home}", "--overwrite"], "would replace {home}/pgd/ckpt.pt"),
     "the folder of the data": (

@@ -30,7 +30,7 @@ def test_files_are_written_and_what_is_missing_is_said(cli, artefact):
     )  # fmt: skip
     words = " ".join(result.err.split())
     assert "counted up to 0.2 s" in words
-    assert "was never attacked" in words
+    assert "has no evaluation" in words
     assert "RobustclsNotEvaluated will fire" in words
     assert 'model="letters"' in (artefact.parent / "here" / "out" / "rules.yml").read_text()
     assert cli("monitor", artefact, "--write", "out").status == 0  # replaced
@@ -50,7 +50,7 @@ SCREEN = """\
   refused    none
 
 digits  version d957c78ad75f  int8
-  file       sha256 d957c78ad957, evaluation of this very file
+  file       sha256 d957c78ad957, evaluation of this file
   robust     43.1% [40.0%, 46.2%] under linf 8/255
   reference  largest difference of a logit: 2e-06
   queue      2 of 128 requests
@@ -82,7 +82,7 @@ def test_a_service_that_is_not_ready_has_drifted_and_misses_a_bound(cli, service
     assert "failed  not ready: its worker is gone" in result.out
     assert "dog: 0.300 !" in result.out
     assert "failed  digits: drift of output dog" in result.out
-    assert "failed  requests that failed 25.0%, asked at most 1.0%" in result.out
+    assert "failed  requests that failed 25.0%, required at most 1.0%" in result.out
     assert "met     digits: robust accuracy 43.1%" in result.out
     assert max(map(len, result.out.splitlines())) <= 80
 
@@ -164,7 +164,7 @@ def test_watching_goes_on_when_the_service_goes_away_and_ends_by_ctrl_c(cli, ser
         (["here", "--write", "out", "--watch", 1], "about a running service"),
         (["http://127.0.0.1:1", "--watch", 0], "--watch"),
         (["nowhere", "--write", "out"], "no artefact"),
-        (["ftp://host"], "no address of a service"),
+        (["ftp://host"], "not the address of a service"),
         (["http://127.0.0.1:1", "--policy", "none.toml"], "cannot read none.toml"),
     ],
 )

@@ -287,7 +287,7 @@ def test_a_page_of_others_is_not_replaced_by_the_index(cli, home, tmp_path):
     folder.mkdir()
     (folder / "index.html").write_text("MINE", encoding="utf-8")
     result = cli("report", "--index", "reports")
-    assert (result.status, "did not make" in result.err) == (2, True)
+    assert (result.status, "was not made by robustcls" in result.err) == (2, True)
     assert (folder / "index.html").read_text(encoding="utf-8") == "MINE"
     (folder / "index.html").unlink()
     assert [cli("report", "--index", "reports", "--title", "All").status for _ in range(2)] == [0, 0]

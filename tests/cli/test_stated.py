@@ -40,7 +40,7 @@ def test_a_card_without_thresholds_says_that_nothing_was_judged(cli, home):
     Path("p.toml").write_text('name = "release"\nmin_robust = 0.4\nmin_clean = 0.97\nmax_ece = 0.1\n')
     assert cli("report", "e.json", "--model-card", "--policy", "p.toml").status == 0
     card = Path("MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "**FAIL** by the policy release." in card
+    assert "**FAIL** under the policy release." in card
     for status, asked in (
         ("PASS", "robust accuracy at least 40.0%"), ("FAIL", "clean accuracy at least 97.0%"),
         ("INCONCLUSIVE", "clean calibration error (ECE) at most 10.0%"),

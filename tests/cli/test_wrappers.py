@@ -63,7 +63,7 @@ def test_the_tree_distance_of_mistakes_is_measured_and_stated(cli, home, tree):
     assert cli("attack", "--model", f"{home}/pgd/ckpt.pt", *CHEAP).status == 0
     assert Evaluation.load("out.json").severity is None
     assert cli("report", "out.json", "--tree", "tree.toml", "--out", "r.html").status == 0
-    assert "How far mistakes are by the tree" in Path("r.html").read_text(encoding="utf-8")
+    assert "Severity of mistakes in the class tree" in Path("r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -448,7 +448,7 @@ def test_an_artefact_with_its_deployment_is_replaced_as_a_whole(artefact, tmp_pa
 
 def test_a_folder_of_files_for_a_cluster_alone_is_no_artefact(artefact, tmp_path):
     (tmp_path / "other" / FOLDER).mkdir(parents=True)
-    with pytest.raises(InputError, match="holds something else than an artefact"):
+    with pytest.raises(InputError, match="is not an artefact folder"):
         robustcls.export(artefact.load(), tmp_path / "other", deploy=True)
     assert not (tmp_path / "other" / MANIFEST).exists()
 

@@ -230,7 +230,7 @@ def earlier(tmp_path_factory):
         ({"quantize": "int8(calibrat=3)"}, "calibrate"),
         ({"quantize": "int8(ranges=all)"}, "minmax"),
         ({"max_robust_drop": 1.0}, "`quantize`"),
-        ({"quantize": "int8", "max_robust_drop": 1.0, "threat": "linf:0.1"}, "images do not suffice"),
+        ({"quantize": "int8", "max_robust_drop": 1.0, "threat": "linf:0.1"}, "images are too few"),
         ({"quantize": "int8", "calibration": None}, "`calibration`"),
     ],
 )
@@ -262,6 +262,6 @@ def test_an_artefact_is_read_without_torch(model, images, tmp_path):
 
 def test_a_file_is_not_rounded_twice(model, images, tmp_path):
     once = robustcls.export(model, tmp_path / "once", calibration=images, quantize="int8")
-    with pytest.raises(InputError, match="rounded already"):
+    with pytest.raises(InputError, match="already quantised"):
         robustcls.export(once.load(), tmp_path / "twice", calibration=images, quantize="int8")
     assert not (tmp_path / "twice").exists()

@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
 def test_a_folder_of_something_else_is_not_replaced(model, images, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="is not an artefact folder"):
         robustcls.export(model, tmp_path / "thesis", calibration=images)
     assert (tmp_path / "thesis" / "chapter1.txt").read_text() == "years of work"
     robustcls.export(model, tmp_path / "thesis", calibration=images, overwrite=True)
@@ -34,7 +34,7 @@ def test_a_manifest_of_another_program_is_no_artefact(content, model, images, tm
     (home / "src" / "main.js").write_text("years of work")
     if content is not None:
         (home / MANIFEST).write_text(content)
-    with pytest.raises(InputError, match=r"holds something else than an artefact \(src\)"):
+    with pytest.raises(InputError, match=r"is not an artefact folder \(src\)"):
         robustcls.export(model, home, calibration=images)
     assert (home / "src" / "main.js").read_text() == "years of work"
     (home / "src" / "main.js").unlink()

@@ -137,7 +137,7 @@ def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
     assert Evaluation.load(tmp_path / "evaluation.json").under_noise == noisy
     assert f"over {noisy.passes} passes" in str(found)
     reason = judge(found, Policy(min_robust=0.0)).reasons[0]
-    assert f"robust accuracy {noisy.robust.value:.1%}" in reason, "a threshold is about one pass"
+    assert f"robust accuracy {noisy.robust.value:.1%}" in reason, "a threshold applies to one pass"
 
 
 def test_no_pass_of_the_verdict_has_draws_of_an_attack_or_of_another_pass(linear, monkeypatch):

@@ -362,7 +362,7 @@ def test_report_says_when_service_and_file_differ(url, folder, artefact, tmp_pat
         assert done.returncode == 0, done.err
         page = out.read_text(encoding="utf-8")
         assert words in page.replace("&#x27;", "&#39;")
-        assert "Images it answered" in page
+        assert "Images that it classified" in page
         assert url in page
 
 

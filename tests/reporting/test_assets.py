@@ -74,7 +74,7 @@ def test_withheld_images_are_not_written(tmp_path: Path):
 
 def test_an_image_folder_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "images").write_text("")
-    with pytest.raises(InputError, match="is a file: name a folder with `assets`"):
+    with pytest.raises(InputError, match="is a file: give a folder with `assets`"):
         report(sample_evaluation(examples=3), tmp_path / "report.html", assets=tmp_path / "images")
     assert not (tmp_path / "report.html").exists()
 

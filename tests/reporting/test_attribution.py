@@ -71,7 +71,7 @@ def test_every_median_is_shown_and_is_the_number_of_the_evaluation():
 
 
 def test_each_method_has_the_attack_and_both_controls():
-    rows = table_rows(show(sample_evaluation()), "stability", "Likeness of the maps")
+    rows = table_rows(show(sample_evaluation()), "stability", "Similarity of the maps")
     assert Counter(row[0] for row in rows) == dict.fromkeys(METHODS, 4)
     groups = {"attack,label kept", "attack,label flipped", "benign noise,same norm", "random map"}
     assert {row[1] for row in rows} == groups
@@ -79,7 +79,7 @@ def test_each_method_has_the_attack_and_both_controls():
 
 def test_groups_without_samples_show_no_number_and_small_ones_say_so():
     evaluation = sample_evaluation()
-    rows = table_rows(show(evaluation), "stability", "Likeness of the maps")
+    rows = table_rows(show(evaluation), "stability", "Similarity of the maps")
     flipped = next(row for row in rows if row[0] == "gradcam" and row[1].endswith("flipped"))
     assert flipped[2:] == ["0"] + ["no sample"] * 5
     for row in rows:
@@ -88,7 +88,7 @@ def test_groups_without_samples_show_no_number_and_small_ones_say_so():
 
 def test_own_number_of_samples_is_shown_where_a_measure_is_not_defined_on_all():
     evaluation = sample_evaluation()
-    rows = table_rows(show(evaluation), "stability", "Likeness of the maps")
+    rows = table_rows(show(evaluation), "stability", "Similarity of the maps")
     (row,) = (row for row in rows if row[0] == "guided_gradcam" and row[1] == "random map")
     n = evaluation.explanations.n
     assert row[2] == str(n)
@@ -98,7 +98,7 @@ def test_own_number_of_samples_is_shown_where_a_measure_is_not_defined_on_all():
 def test_groups_and_measures_that_are_missing_are_not_measured():
     spread = Spread(40, 0.5, 0.4, 0.6)
     html = show(one_method(likeness=[Likeness("adversarial", "kept", 40, {"spearman": spread})]))
-    rows = table_rows(html, "stability", "Likeness of the maps")
+    rows = table_rows(html, "stability", "Similarity of the maps")
     assert rows[0][3:] == ["0.50(0.40 to 0.60)"] + ["not measured"] * 4
     assert all(set(row[2:]) == {"not measured"} for row in rows[1:])
     text = shown_text(html)

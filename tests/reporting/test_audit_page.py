@@ -64,7 +64,7 @@ def test_what_the_data_says_is_text():
 def test_a_page_without_findings():
     empty = sample_audit(0)
     empty.duplicates, empty.pairs = [], []
-    assert "There is nothing to look at." in compose_audit(empty)
+    assert "There is nothing to review." in compose_audit(empty)
 
 
 @pytest.mark.browser
@@ -117,7 +117,7 @@ def test_without_a_guess_nothing_is_accepted(visit, tmp_path):
     sample.suggestions[1].reason, sample.suggestions[1].guess = UNSURE, sample.suggestions[1].label
     page = visit(audit_page(sample, tmp_path / "audit.html"))
     assert [one.inner_text() for one in page.locator(".finding legend").all()][:2] == [
-        f"1. cat, nearest: {EVIL}", f"2. {EVIL}, taken for the same"
+        f"1. cat, nearest class: {EVIL}", f"2. {EVIL}, predicted as the same"
     ]  # fmt: skip
     page.locator(".begin").click()
     for key in "aaa":

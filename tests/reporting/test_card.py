@@ -129,12 +129,13 @@ def test_certified_accuracy_is_said_with_what_it_is_of():
     assert "lies **between 80.0% and 90.0%**" in card
     assert "contradict" not in card
     assert (
-        "Certified is smoothed(run/ckpt.pt, sigma=0.25), by smoothing with sigma 0.25, 1,000 draws, alpha 0.001" in card
+        "Certified model: smoothed(run/ckpt.pt, sigma=0.25), by smoothing with sigma 0.25, 1,000 draws, alpha 0.001"
+        in card
     )
-    assert ", on n = 100; the intervals are for the choice of the samples" in card
-    assert "holds with probability 0.999, of the class that the network gives most often" in card
-    assert "no radius above 0.616 can be proven" in card
-    assert "No certificate" not in card
+    assert ", on n = 100; the intervals cover the choice of the samples" in card
+    assert "holds with probability 0.999, for the class that the network gives most often" in card
+    assert "no radius above 0.616 can be certified" in card
+    assert "There is no certificate" not in card
     named = {value: number for (_, key, value), (_, _, number) in pairwise(front_matter(card)) if key == "name"}
     assert named["Certified accuracy within l2 0.25 (lower bound)"] == 0.8
 
@@ -143,16 +144,16 @@ def test_certificates_and_attacks_at_other_radii_are_no_bracket():
     card = model_card(bounded_evaluation())  # attacked at 0.03, certified up to 0.02
     assert "| Certified accuracy within linf 0.02, lower bound | 30.0% |" in card
     assert "between" not in card.partition("## Model")[0]
-    assert "- They do not reach the radius of the attacks\n" in card
+    assert "- The certificates do not reach the eps of the attacks\n" in card
     assert "between 30.0% and 90.0%" in model_card(bounded_evaluation(eps=0.02))
     alone = model_card(smoothed_evaluation(attacked=False))
-    assert "They make no bracket with the attacks: no attack was run on it" in alone
+    assert "Certificates and attacks make no bracket: no attack was run on it" in alone
     other = smoothed_evaluation()
     other.model.name = "run/ckpt.pt"
     card = model_card(other)
     assert "Certificates are left out: the attacks are on" in card
     assert "80.0%" not in card
-    assert "- No certificate:" in card
+    assert "- There is no certificate:" in card
 
 
 def test_a_detector_and_noise_are_said_beside_the_accuracy():
@@ -163,10 +164,10 @@ def test_a_detector_and_noise_are_said_beside_the_accuracy():
     one.rejection = Rejection("lab:score", 0.05, 1.0, 100, 5, Accuracy.of(11, 12), 2, 1, 0)
     one.under_noise = UnderNoise(20, 5, Repeated.of([[True, False], [True, True]]), Repeated.of([[True, False]] * 2))
     text = model_card(one)
-    assert "a detector, lab:score, refuses answers, 2 of those to the unchanged images" in text
-    assert "Without the detector 91.7% of" in text
-    assert "the mean over 5 draws; over 20 single passes 75.0% [" in text
-    assert "from 50.0% to 50.0% by pass" in text
+    assert "a detector, lab:score, which rejects 2 of the unchanged images" in text
+    assert "Without the detector, 91.7% of" in text
+    assert "the mean of 5 draws. Over 20 single passes, 75.0% [" in text
+    assert "from 50.0% to 50.0% from pass to pass" in text
 
 
 def test_what_was_not_run_is_said():
@@ -176,7 +177,7 @@ def test_what_was_not_run_is_said():
     one.not_run = {"corruptions": "left out by --corruptions-n 0 (--profile quick)"}
     card = model_card(one)
     assert "Not run: Corruptions: left out by --corruptions-n 0 (--profile quick)" in card
-    assert "On fewer samples: Gallery: reduced from n = 24 to n = 5" in card
+    assert "Measured on fewer samples: Gallery: reduced from n = 24 to n = 5" in card
     assert "Not run: Calibration: the model's confidence was not recorded" in card
     assert "No self-check was run." in card
     assert "No training history came with the evaluation." in card
@@ -215,9 +216,10 @@ def test_card_and_policy_name_the_same_worst_class():
 
 
 def test_the_attacks_met_what_the_card_says():
-    assert "In this order, each on every sample that is right" in model_card(sample_evaluation(examples=0))
+    whole = "The attacks ran in this order, each on every sample whose clean image is classified correctly; "
+    assert whole in model_card(sample_evaluation(examples=0))
     card = model_card(sample_evaluation(examples=0, alone=False))
-    assert "In this order, each on the samples that were still classified correctly." in card
+    assert "The attacks ran in this order, each on the samples that were still classified correctly." in card
 
 
 def test_hostile_names_are_inert():
@@ -293,10 +295,10 @@ def transferred(one):
     [
         (fewer, "1,000 samples of cifar10 test are not the whole test split"),
         (other_data, "folder:cifar test are not the whole"),
-        (broken, "fab_t did not run to the end"),
-        (weaker, "apgd_ce did not run to the end with the standard options"),
-        (missing, "square did not run"),
-        (more, "other attacks than the standard ones"),
+        (broken, "fab_t did not complete"),
+        (weaker, "apgd_ce did not complete with the standard options"),
+        (missing, "square did not complete"),
+        (more, "attacks other than the standard ones"),
         (transferred, "crafted on another model"),
     ],
 )

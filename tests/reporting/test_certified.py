@@ -66,10 +66,10 @@ def test_the_figure_has_both_curves_and_the_sentence_the_bracket():
     for word in ("certified:", "attacked:", "eps = 0.25", "limit of 1,000 draws", "radius, l2 norm"):
         assert word in figure.text, word
     said = shown(html)
-    assert f"At l2 0.25 robust accuracy lies between {interval(55)}, which is certified, and {interval(60)}" in said
-    assert "holds with probability 0.999: of 100 samples at most 0.1 are expected" in said
+    assert f"At l2 0.25, robust accuracy lies between {interval(55)} (certified) and {interval(60)} (measured" in said
+    assert "holds with probability 0.999: among 100 samples, at most 0.1 are expected" in said
     assert f"no radius above {radius_of(1000):.3g}" in said
-    assert "10 of 100 have no answer" in said
+    assert "For 10 of 100 samples the vote is too close" in said
     assert "8/255, however robust" not in said
     assert "contradict" not in said
 
@@ -107,12 +107,12 @@ def test_bounds_say_nothing_beyond_what_was_tried():
     html = show(bounded(eps=16))
     rows = rows_of(html, TABLE)
     assert [row[0] for row in rows] == ["0", "2/255", "4/255", "8/255", "16/255"]
-    assert rows[-1][1:] == ["not asked for", interval(60), "16/255", "not known"]
+    assert rows[-1][1:] == ["not certified at this radius", interval(60), "16/255", "not known"]
     assert rows[1][1:4] == [interval(70), interval(80), "clean images"]
     assert "different radii and make no bracket" in shown(html)
     assert "certified:" in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
-    assert f"Certified{interval(20)} at linf 8/255; at the radius of the attacks nothing was certified." in shown(
+    assert f"Certified{interval(20)} at linf 8/255; nothing was certified at the eps of the attacks." in shown(
         html, "verdict"
     )
 
@@ -122,7 +122,7 @@ def test_bounds_are_for_small_networks():
     assert "get 0% at 8/255, however robust they are" in said
     assert "by bounds on its layers: CROWN <b>." in said
     assert "Gaussian" not in said
-    assert f"between {interval(20)}, which is certified, and {interval(60)}" in said
+    assert f"between {interval(20)} (certified) and {interval(60)}" in said
 
 
 def test_without_certificates_there_is_no_section():
@@ -164,7 +164,7 @@ def test_a_lower_bound_never_stands_beside_attacks_on_something_else(change, rea
     assert "attacked" not in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
     assert not any(one.tag == "img" for one in read(html))
-    assert "with no attack beside it" in shown(html, "verdict")
+    assert "without a matching attack" in shown(html, "verdict")
 
 
 def test_a_certificate_above_an_attack_is_said():
@@ -196,10 +196,10 @@ def test_a_gap_below_zero_is_marked_in_the_table_by_class():
 
 def test_the_verdict_says_between_what_robust_accuracy_lies():
     said = shown(show(smoothed_bracket()), "verdict")
-    lead = "Under l2 perturbations of 0.25 robust accuracy lies between 55.0%, which is certified, and 60.0%, which"
+    lead = "Under l2 perturbations of 0.25, the robust accuracy lies between 55.0% (certified) and 60.0% (measured"
     assert lead in said
-    assert f"It lies between{interval(55)}, certified, and {interval(60)}, attacked" in said
-    assert "each certificate with probability 0.999" in said
+    assert f"It lies between{interval(55)} (certified) and {interval(60)} (measured under attack)" in said
+    assert "each certificate holds with probability 0.999" in said
 
 
 def test_names_stay_inert():
@@ -215,7 +215,7 @@ def test_models_with_and_without_stand_beside_each_other():
     wrong = smoothed_bracket("third")
     html = show(smoothed_bracket(), plain, wrong)
     cells = next(row for row in rows_of(html, "Models side by side") if row[0] == "Certified accuracy, lower bound")
-    assert cells[1:] == [interval(55), "not measured", "not of what was attacked"]
+    assert cells[1:] == [interval(55), "not measured", "not for the attacked model"]
     assert "other: nothing was certified" in shown(html)
     assert len(drawn(html)) == 2
     assert not any("Certified" in row[0] for row in rows_of(show(plain, plain), "Models side by side"))
@@ -230,7 +230,7 @@ def test_the_index_has_a_column_where_any_is_certified(tmp_path):
     smoothed_bracket("noise/ckpt.pt").save(tmp_path / "c.json")
     bounded(eps=16).save(tmp_path / "d.json")
     column = [row[3] for row in rows_of(render_index(tmp_path), "Evaluations")]
-    assert column == ["not measured", interval(55), "not of what was attacked", f"{interval(20)} at linf 8/255"]
+    assert column == ["not measured", interval(55), "not for the attacked model", f"{interval(20)} at linf 8/255"]
 
 
 def test_the_same_evaluation_gives_the_same_bytes():

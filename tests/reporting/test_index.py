@@ -88,7 +88,7 @@ def test_a_policy_adds_the_verdict(folder: Path):
     assert "badge" not in render_index(folder).partition("<main")[2]
     html = render_index(folder, policy=Policy(min_robust=0.3, name="release"))
     assert re.findall(r'class="badge is-([\w-]+)"', html) == ["inconclusive", "fail"]  # an attack failed in both
-    assert "Verdicts by the policy release" in shown_text(html)
+    assert "Verdicts apply the policy release" in shown_text(html)
 
 
 def test_a_report_of_the_same_name_is_the_one_that_is_linked(tmp_path: Path):
@@ -109,7 +109,7 @@ def test_the_page_is_complete_and_allows_only_its_script(tmp_path: Path):
 
 
 def test_no_folder_is_one_line(tmp_path: Path):
-    with pytest.raises(InputError, match="no folder .*none: name one that holds evaluations with `index`"):
+    with pytest.raises(InputError, match="no folder .*none: give a folder that contains evaluations with `index`"):
         index(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 

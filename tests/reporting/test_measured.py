@@ -249,7 +249,7 @@ def test_empty_bins_and_groups_are_said_to_be_empty():
     evaluation.calibration.clean = Reliability(400, 1.0, 1.0, 0.0, bins, Spread.of([1.0] * 400), Spread(0))
     html = show(evaluation)
     assert [row[-1] for row in rows_of(html, "Data: reliability of model, clean images")] == ["empty"] * 14 + ["100.0%"]
-    assert rows_of(html, "Confidence when right and when wrong")[0][3] == "no sample"
+    assert rows_of(html, "Confidence when correct and when wrong")[0][3] == "no sample"
 
 
 # Corruptions
@@ -263,7 +263,7 @@ def test_corruptions_are_a_table_by_severity_in_the_four_groups():
     assert len(body) == len(CORRUPTIONS) + 1
     fog = [one.accuracy.accuracy for one in evaluation.corruptions.results if one.name == "fog"]
     assert body["Fog"] == [*(f"{share:.1%}" for share in fog), f"{sum(fog) / 5:.1%}"]
-    assert body["Mean of all"][-1] == f"{evaluation.corruptions.mean:.1%}"
+    assert body["Mean over all"][-1] == f"{evaluation.corruptions.mean:.1%}"
 
 
 def test_corruptions_carry_intervals_and_leave_room_for_what_is_missing():
@@ -287,7 +287,7 @@ def test_clean_accuracy_beside_corruptions_carries_its_own_n(source):
     evaluation.corruptions.clean = Accuracy.of(310, 377)
     text = " ".join(section(show(evaluation), "corruptions").text.split())
     assert ("clean, on the same n = 377 samples" in text) == source.startswith("made here")
-    assert ("on n = 377 samples of the evaluation, which need not be the same" in text) != source.startswith(
+    assert ("on n = 377 samples of the evaluation, which may be other samples" in text) != source.startswith(
         "made here"
     )
 
@@ -308,20 +308,20 @@ def test_the_range_over_severities_is_one_of_accuracy():
 
 def test_which_samples_the_attacks_met_is_said_as_it_was():
     survivors = "each on the samples that were still classified correctly"
-    everyone = "each on every sample that is right on the clean image"
+    everyone = "each on every sample whose clean image is classified correctly"
     texts = {alone: section(show(sample(alone=alone), sections=["attacks"]), "attacks").text for alone in (True, False)}
     assert (survivors in texts[False], everyone in texts[False]) == (True, False)
     assert (survivors in texts[True], everyone in texts[True]) == (False, True)
     mixed = sample()
     mixed.attacks[1].alone = None
     text = section(show(mixed, sections=["attacks"]), "attacks").text
-    assert "those with an accuracy alone on every sample" in text
+    assert "attacks with an accuracy alone on every sample" in text
     assert "the others only on the samples that were still" in text
 
 
 def test_only_robust_accuracy_is_said_to_rest_on_the_ball():
     text = section(show(sample(), sections=["limits"]), "limits").text
-    assert "Robust accuracy rests on perturbations inside the stated ball alone" in text
+    assert "Robust accuracy covers only perturbations inside the stated ball" in text
     assert "The verdict rests" not in text
 
 
@@ -407,7 +407,7 @@ def test_robust_overfitting_is_told_with_a_remedy_where_the_images_can_show_it(i
     evaluation.training.chance = Chance(images, 0.1)
     text = " ".join(shown_text(show(evaluation, sections=["training"])).split())
     assert "6.0 points between the best epoch (50.0%) and the last" in text
-    assert "+26.0 points of robust accuracy in the last epoch, under pgd(steps=10) while training" in " ".join(
+    assert "+26.0 points of robust accuracy in the last epoch; training accuracy is under pgd(steps=10)" in " ".join(
         text.split()
     )
     assert (REMEDY in text) == (images == 5000)

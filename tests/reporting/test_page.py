@@ -162,7 +162,7 @@ def test_missing_parts_are_not_run_and_never_a_pass():
     for reason in (
         "kept no images",
         "no training history",
-        "ran no check",
+        "ran no self-check",
         "only on the samples that were still robust",
     ):
         assert reason in text
@@ -173,8 +173,8 @@ def test_missing_parts_are_not_run_and_never_a_pass():
 def test_evaluation_without_samples_or_attacks_renders():
     evaluation = dataclasses.replace(sample_evaluation(), samples=[], attacks=[])
     text = shown_text(render([evaluation]))
-    assert "holds no record of single samples" in text
-    assert "holds no attack" in text
+    assert "contains no records of individual samples" in text
+    assert "contains no attack" in text
     assert "do not" not in text or "Not comparable" not in text
     assert "hold no samples to pair" in shown_text(render([evaluation, evaluation]))
 

@@ -77,10 +77,10 @@ def test_it_is_stated_of_an_evaluation_that_was_made_saved_and_shown(file, tmp_p
     assert again.severity == found.severity
     report([again], tmp_path / "r.html")
     text = shown(tmp_path / "r.html")
-    assert "How far mistakes are by the tree" in text
+    assert "Severity of mistakes in the class tree" in text
     assert f"{found.severity.robust.mean:.2f}" in text
     report([before], tmp_path / "r.html")
-    assert "by the tree" not in shown(tmp_path / "r.html")
+    assert "in the class tree" not in shown(tmp_path / "r.html")
 
 
 def test_what_contradicts_is_refused(file, tmp_path):

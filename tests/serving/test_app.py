@@ -340,7 +340,7 @@ def test_the_same_file_twice_is_refused(artefact):
 
 
 def test_a_name_that_cannot_be_in_an_address_is_refused(artefact):
-    with pytest.raises(InputError, match="name the model by letters"):
+    with pytest.raises(InputError, match="use letters, digits"):
         Service.of([f"a/b={artefact}"], ServeConfig())
 
 

@@ -85,7 +85,7 @@ def test_a_connection_without_a_request_is_ended(sent, service):
         silent.sendall(sent)
         [(status, _, body)] = answers(silent)
         assert status == 408
-        assert json.loads(body) == {"error": "no request came within 1.5 s"}
+        assert json.loads(body) == {"error": "no request arrived within 1.5 s"}
         assert is_ended(silent)
 
 
@@ -284,7 +284,7 @@ def test_a_full_service_refuses_before_the_body_and_keeps_the_connection(artefac
             [(status, headers, body)] = answers(connection)
             assert status == 503
             assert int(headers["retry-after"]) >= 1
-            assert json.loads(body) == {"error": "1 requests wait already: try again"}
+            assert json.loads(body) == {"error": "1 requests are already waiting: try again"}
             connection.sendall(BODY[:10])
             connection.sendall(BODY[10:] + head() + BODY)
             [(status, _, _)] = answers(connection)

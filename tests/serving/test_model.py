@@ -34,14 +34,14 @@ def test_a_folder_may_hold_equals_signs(place, name, folder, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("..={}", "'..' cannot be in an address"),
-        (".={}", "'.' cannot be in an address"),
-        ("a b={}", "'a b' cannot be in an address"),
-        ("a/b={}", "'a/b' cannot be in an address"),
+        ("..={}", "'..' cannot be part of a URL"),
+        (".={}", "'.' cannot be part of a URL"),
+        ("a b={}", "'a b' cannot be part of a URL"),
+        ("a/b={}", "'a/b' cannot be part of a URL"),
         ("={}", "lacks a name"),
         ("small=", "lacks a folder"),
         ("small=here=there", "here=there is no artefact"),
-        ("/no/such=folder", "/no/such=folder is no folder"),
+        ("/no/such=folder", "/no/such=folder is not a folder"),
     ],
 )
 def test_a_name_that_cannot_be_is_one_line(spec, words, folder):
@@ -52,9 +52,9 @@ def test_a_name_that_cannot_be_is_one_line(spec, words, folder):
 
 def test_names_that_would_have_one_address_are_refused(tmp_path):
     one, other = write_artefact(tmp_path / "a b"), write_artefact(tmp_path / "a+b")
-    with pytest.raises(InputError, match="'a b' and 'a\\+b' would have one address"):
+    with pytest.raises(InputError, match="'a b' and 'a\\+b' would have the same URL"):
         check_names([str(one), str(other)])
-    with pytest.raises(InputError, match="'a_b' and 'a b' would have one address"):
+    with pytest.raises(InputError, match="'a_b' and 'a b' would have the same URL"):
         check_names([f"a_b={other}", str(one)])
     check_names([str(one), f"other={other}"])
     check_names([str(one), str(one)])  # two versions of one name
@@ -65,7 +65,7 @@ def test_the_command_refuses_them_with_status_2(tmp_path):
     command = [sys.executable, "-m", "robustcls", "serve", *(word for one in places for word in ("--model", str(one)))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "would have one address" in done.stderr
+    assert "would have the same URL" in done.stderr
 
 
 def test_a_model_that_takes_no_encoded_images_says_so(folder):
@@ -79,7 +79,7 @@ def test_a_model_that_takes_no_encoded_images_says_so(folder):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"name": "m", "sha256": ""}}, "does not say of which file it is: attack this one again"),
+        ({"model": {"name": "m", "sha256": ""}}, "does not say which file it evaluated: attack this file again"),
         ({"schema": "robustcls/evaluation/0"}, "an older robustcls wrote it"),
         ({"schema": "robustcls/evaluation/2"}, "a newer robustcls wrote it"),
         ({"schema": None}, "give the file that `robustcls attack` wrote"),
@@ -118,8 +118,8 @@ def test_an_evaluation_that_is_not_shown_says_why(change, words, folder):
         ({"queue": 10**9}, "too large"),
         ({"max_pixels": 0}, "too small"),
         ({"max_pixels": 10**12}, "too large"),
-        ({"port": -1}, "is no port"),
-        ({"port": 65536}, "is no port"),
+        ({"port": -1}, "is not a port"),
+        ({"port": 65536}, "is not a port"),
     ],
 )
 def test_options_out_of_bounds_are_one_line(options, words):

@@ -164,7 +164,7 @@ def test_an_artefact_that_was_replaced_by_another_does_not_answer_in_its_name(ar
         queue = service.queues[0]
         while not queue.broken:
             await asyncio.sleep(0.05)
-        with pytest.raises(Refused, match="cannot be computed at present") as refused:
+        with pytest.raises(Refused, match="is not available at present") as refused:
             await ask(service)
         return service.ready, queue.broken, refused.value.status
 

@@ -73,18 +73,18 @@ def test_an_output_is_binary_where_it_says_so_itself():
     [
         (b"", "protocol", "not JSON"),
         (b"\xff\xfe{", "protocol", "not JSON"),
-        (b"[]", "protocol", "no JSON object"),
+        (b"[]", "protocol", "not a JSON object"),
         (b"[" * 100_000, "protocol", "not JSON"),
         (b"{}", "protocol", "list of one tensor"),
         (b'{"inputs": {}}', "protocol", "list of one tensor"),
         (whole(id=7), "protocol", "`id`"),
         (whole(parameters=[]), "protocol", "`parameters`"),
         (whole(outputs="label"), "protocol", "`outputs`"),
-        (whole(outputs=[{"name": "boxes"}]), "protocol", "'boxes' is not known"),
-        (whole(outputs=[{"name": ["label"]}]), "protocol", "is not known"),
+        (whole(outputs=[{"name": "boxes"}]), "protocol", "'boxes' is unknown"),
+        (whole(outputs=[{"name": ["label"]}]), "protocol", "is unknown"),
         (whole(outputs=[{"name": "label"}] * 4), "protocol", "4 outputs"),
         (whole(outputs=[{"name": "label", "parameters": {"classification": 2}}]), "protocol", "classification"),
-        (body(name="x"), "protocol", "'x' is not known"),
+        (body(name="x"), "protocol", "'x' is unknown"),
         (body(datatype="FP64"), "protocol", "'FP64'"),
         (body(datatype=[]), "protocol", "datatype"),
         (body(data=None), "protocol", "neither a list"),
@@ -93,19 +93,19 @@ def test_an_output_is_binary_where_it_says_so_itself():
         (body(parameters={"shared_memory_region": "a"}), "protocol", "shared memory"),
         (body(shape=[1, 12, 12, 3]), "shape", r"the model takes \[N, 3, 12, 12\]"),
         (body(shape=[0, *SIZE]), "shape", "no image"),
-        (body(shape=[-1, *SIZE]), "shape", "no list of sizes"),
-        (body(shape=[True, *SIZE]), "shape", "no list of sizes"),
-        (body(shape=[1.0, *SIZE]), "shape", "no list of sizes"),
-        (body(shape="1"), "shape", "no list of sizes"),
+        (body(shape=[-1, *SIZE]), "shape", "not a list of sizes"),
+        (body(shape=[True, *SIZE]), "shape", "not a list of sizes"),
+        (body(shape=[1.0, *SIZE]), "shape", "not a list of sizes"),
+        (body(shape="1"), "shape", "not a list of sizes"),
         (body(shape=[10**400, *SIZE]), "shape", "more than 1000000000000000"),
-        (body(shape=[2**62, *SIZE]), "shape", "holds 432 values"),
-        (body(data=[0.5] * 431), "shape", "holds 431 values"),
-        (body(data=[[0.5], [0.5, 0.5]]), "shape", "holds 2 lists, its shape says 1"),
-        (body(data=[[[0.5], [0.5, 0.5]]]), "shape", "is not nested as its shape"),
-        (body(data=["0.5"] * 432), "values", "else than numbers"),
-        (body(data=[True] * 432), "values", "else than numbers"),
-        (body(data=[None] * 432), "values", "else than numbers"),
-        (body(data=[10**30] * 432), "values", "else than numbers"),
+        (body(shape=[2**62, *SIZE]), "shape", "has 432 values"),
+        (body(data=[0.5] * 431), "shape", "has 431 values"),
+        (body(data=[[0.5], [0.5, 0.5]]), "shape", "has 2 lists, its shape says 1"),
+        (body(data=[[[0.5], [0.5, 0.5]]]), "shape", "is not nested like its shape"),
+        (body(data=["0.5"] * 432), "values", "that are not numbers"),
+        (body(data=[True] * 432), "values", "that are not numbers"),
+        (body(data=[None] * 432), "values", "that are not numbers"),
+        (body(data=[10**30] * 432), "values", "that are not numbers"),
         (body(data=[255.0] * 432), "values", "values from 255 to 255"),
         (body(data=[-0.001] * 432), "values", "values from -0.001"),
         (body(data=[1e39] * 432), "values", "432 values that are not finite"),
@@ -113,10 +113,10 @@ def test_an_output_is_binary_where_it_says_so_itself():
         (body(datatype="UINT8", data=[256] * 432), "values", "values from 256 to 256"),
         (body(datatype="UINT8", data=[-1] * 432), "values", "values from -1"),
         (body(datatype="UINT8", data=[0.5] * 432), "values", "whole numbers"),
-        (body(datatype="BYTES"), "shape", r"encoded images are \[N\]"),
+        (body(datatype="BYTES"), "shape", r"encoded images have the shape \[N\]"),
         (body(datatype="BYTES", shape=[1], data=["***"]), "protocol", "base64"),
         (body(datatype="BYTES", shape=[1], data=[7]), "protocol", "base64"),
-        (body(datatype="BYTES", shape=[2], data=["YQ=="]), "shape", "holds 1 files"),
+        (body(datatype="BYTES", shape=[2], data=["YQ=="]), "shape", "has 1 files"),
         (whole() + b"more", "protocol", "not JSON"),
     ],
 )
@@ -132,7 +132,7 @@ def test_what_is_wrong_is_said_in_one_line(content, reason, words):
 @pytest.mark.parametrize("true", [True, False])
 def test_true_and_false_among_numbers_are_no_pixels(true):
     for datatype, number in (("FP32", 0.5), ("UINT8", 1)):
-        with pytest.raises(Refused, match="else than numbers"):
+        with pytest.raises(Refused, match="that are not numbers"):
             parse(body(datatype=datatype, data=[number] * 431 + [true]), None, SIZE)
 
 
@@ -154,11 +154,11 @@ MANY = 300_000
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (data_of(b"[" + b"0," * MANY + b"0]"), f"holds {MANY + 1} values"),
-        (data_of(b"[" + b"[]," * MANY + b"[]]"), f"holds {MANY + 1} lists"),
-        (data_of(b"[" + b"[0]," * MANY + b"[0]]"), f"holds {MANY + 1} lists"),
-        (data_of(b"[[" + b"0," * MANY + b"0]]"), "is not nested as its shape"),
-        (data_of(b"[" + b'"",' * MANY + b'""]', "BYTES", [1]), f"holds {MANY + 1} files"),
+        (data_of(b"[" + b"0," * MANY + b"0]"), f"has {MANY + 1} values"),
+        (data_of(b"[" + b"[]," * MANY + b"[]]"), f"has {MANY + 1} lists"),
+        (data_of(b"[" + b"[0]," * MANY + b"[0]]"), f"has {MANY + 1} lists"),
+        (data_of(b"[[" + b"0," * MANY + b"0]]"), "is not nested like its shape"),
+        (data_of(b"[" + b'"",' * MANY + b'""]', "BYTES", [1]), f"has {MANY + 1} files"),
         (data_of(b"[]", "BYTES", [MANY]), "at most 65536"),
     ],
     ids=["flat", "empty lists", "lists of one", "one list", "files", "more files than are taken"],
@@ -178,7 +178,7 @@ def test_lengths_are_compared_before_a_value_is_looked_at(content, words, monkey
 def test_a_text_among_values_takes_no_more_memory_than_itself():
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match="else than numbers"):
+        with pytest.raises(Refused, match="that are not numbers"):
             parse(data_of(b'["' + b"x" * MANY + b'"' + b', ""' * 431 + b"]"), None, SIZE)
         assert tracemalloc.get_traced_memory()[1] < 10 * MANY  # numpy makes each as long as the longest: 4 * 432 * MANY
     finally:
@@ -200,14 +200,14 @@ def test_garbage_is_collected_afterwards_as_before(enabled):
 def test_files_that_would_become_too_many_pixels_are_refused():
     content = data_of(b'["YQ==", "YQ=="]', "BYTES", [2])
     assert parse(content, None, (3, 1 << 13, 1 << 12)).count == 2
-    with pytest.raises(Refused, match="holds 2 files: at most 1 are taken"):
+    with pytest.raises(Refused, match="has 2 files: at most 1 are allowed"):
         parse(content, None, (3, 1 << 13, 1 << 13))
 
 
 def test_a_binary_tensor_of_many_empty_files_is_read_no_further_than_its_shape():
     tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4 * MANY}}
     head = json.dumps({"inputs": [tensor]}).encode()
-    with pytest.raises(Refused, match="holds more files, its shape says 1"):
+    with pytest.raises(Refused, match="has more files, its shape says 1"):
         parse(head + bytes(4 * MANY), str(len(head)), SIZE)
 
 
@@ -248,7 +248,7 @@ def test_a_raw_tensor_that_is_too_short_is_refused(cut, words):
 def test_a_file_that_is_longer_than_what_follows_is_refused():
     tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 7}}
     head = json.dumps({"inputs": [tensor]}).encode()
-    with pytest.raises(Refused, match="says 4294967295 bytes, 3 follow"):
+    with pytest.raises(Refused, match="should have 4294967295 bytes, but 3 follow"):
         parse(head + b"\xff\xff\xff\xffabc", str(len(head)), SIZE)
 
 

@@ -47,15 +47,15 @@ def run(*arguments, program=("-m", "robustcls")):
 @pytest.mark.parametrize(
     ("replicas", "words"),
     [
-        ("", "is no number of replicas"),
-        ("0", "is no number of replicas"),
-        ("-1", "is no number of replicas"),
-        ("two", "is no number of replicas"),
-        ("1:", "is no number of replicas"),
-        ("1:2:3", "is no number of replicas"),
-        ("1.5", "is no number of replicas"),
-        ("²", "is no number of replicas"),
-        ("99999", "is no number of replicas"),
+        ("", "is not a number of replicas"),
+        ("0", "is not a number of replicas"),
+        ("-1", "is not a number of replicas"),
+        ("two", "is not a number of replicas"),
+        ("1:", "is not a number of replicas"),
+        ("1:2:3", "is not a number of replicas"),
+        ("1.5", "is not a number of replicas"),
+        ("²", "is not a number of replicas"),
+        ("99999", "is not a number of replicas"),
         ("4:1", "ends before it begins"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_build_is_given_is_checked(artefact):
         ({}, "lists no artefact"),
         ({"models": str(artefact)}, "lists no artefact"),
         ({"models": [str(artefact)], "bach": 3}, "did you mean 'batch'"),
-        ({"models": [str(artefact)], "replicas": "0"}, "no number of replicas"),
+        ({"models": [str(artefact)], "replicas": "0"}, "not a number of replicas"),
     ):
         with pytest.raises(InputError, match=words):
             build(wrong)

@@ -101,7 +101,7 @@ def test_a_port_that_is_taken_is_named(artefact):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--port", "99999"], "is no port"),
+        (["--port", "99999"], "is not a port"),
         (["--batch", "0"], "too small"),
         (["--host", ""], "is empty"),
         (["--timeout", "nan"], "is not a number"),
@@ -185,7 +185,7 @@ def test_the_client_of_another_project_works_unchanged(artefact):
                 assert answer.get_response()["id"] == "7"
         tensor = http.InferInput("images", list(images.shape), "FP32")
         tensor.set_data_from_numpy(images.astype(numpy.float32))
-        with pytest.raises(http.InferenceServerException, match="as FP32 holds values from 0 to 255"):
+        with pytest.raises(http.InferenceServerException, match="as FP32 has values from 0 to 255"):
             client.infer("small", [tensor])
 
 

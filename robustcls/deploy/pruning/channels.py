@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels go, so that the network is smaller and faster wherever it runs."""
+"""Structured pruning: remove whole channels, which makes the network smaller and faster on any hardware."""
 
 import math
 import warnings
@@ -25,31 +25,32 @@ def channels(
     multiple: int = 16,
     seed: int = 0,
 ) -> None:
-    """Remove a share of the channels of every layer but the head, in place, with what depends on them.
+    """Remove a share of the channels of every layer except the head, in place, with all weights that depend on them.
 
-    Groups of layers that must lose the same channels, such as those of a residual sum, are found by following a pass
-    (DepGraph: Fang et al. 2023, arXiv:2301.12900), by Torch-Pruning.
+    Groups of layers that must lose the same channels, such as the inputs of a residual sum, are found by tracing a forward pass
+    (DepGraph: Fang et al. 2023, arXiv:2301.12900) with Torch-Pruning.
 
     Args:
-        model: whose channels are removed; the outputs stay.
-        images, labels: training images N,C,H,W in [0, 1] and N labels; their gradients rank channels by `taylor`.
+        model: the model to prune; the number of outputs stays the same.
+        images, labels: training images N,C,H,W in [0, 1] and labels N; their gradients rank channels for `taylor`.
         ratio: the share of channels to remove, above 0 and below 1.
-        criterion: what is removed first: least squared first-order effect on the loss, summed over images (Molchanov et al.
-            2019, arXiv:1906.10771), least l1 norm of the weights (Li et al. 2016, arXiv:1608.08710), or any.
-        multiple: what stays of a layer is rounded to the nearest multiple of it, which CPUs run faster; a layer that keeps
-            fewer channels is rounded to a multiple of its half, or quarter ...
-        seed: of `random`.
+        criterion: which channels to remove first: those with the least squared first-order effect on the loss, summed over
+            images (`taylor`, Molchanov et al. 2019, arXiv:1906.10771), those with the least l1 norm of the weights (`l1`, Li et
+            al. 2016, arXiv:1608.08710), or random channels.
+        multiple: round the number of remaining channels of a layer to the nearest multiple, which CPUs run faster. A layer
+            that keeps fewer channels is rounded to a multiple of half of it, a quarter of it, and so on.
+        seed: seed of `random`.
 
     Raises:
-        InputError: for a ratio that leaves no channel of a layer, or all; for a network that cannot be pruned so.
+        InputError: if the ratio leaves no channel of a layer, or all of them, or the network cannot be pruned in this way.
     """
     if not 0 < ratio < 1:
         raise InputError(
             f"channels: ratio={ratio:g} leaves {'all' if ratio <= 0 else 'no'} channels: give one between 0 and 1"
         )
     if multiple < 1:
-        raise InputError(f"channels: multiple={multiple} is no number of channels: give 1 or more")
-    if any(map(_attends, model.modules())):  # following its reshapes takes gigabytes, and then fails
+        raise InputError(f"channels: multiple={multiple} is not a number of channels: give 1 or more")
+    if any(map(_attends, model.modules())):  # tracing the reshapes of attention takes gigabytes, and then fails
         raise InputError(f"channels: {model.arch} has attention layers, whose heads cannot lose channels: prune a CNN")
     try:
         import torch_pruning
@@ -75,7 +76,7 @@ def channels(
             chosen = [_least(group, rank, ratio, multiple) for group, rank in zip(groups, ranks, strict=True)]
             if not any(chosen):
                 raise InputError(
-                    f"channels: ratio={ratio:g} with multiple={multiple} removes none: raise one or lower the other"
+                    f"channels: ratio={ratio:g} with multiple={multiple} removes no channel: raise `ratio` or lower `multiple`"
                 )
             for group, channels in zip(groups, chosen, strict=True):
                 if channels:
@@ -84,7 +85,7 @@ def channels(
                 model(x)
     except InputError:
         raise
-    except Exception as error:  # whatever tracing or a network whose forward pass names its own widths raises
+    except Exception as error:  # tracing may raise anything, as may a forward pass that assumes the original widths
         raise InputError(f"the channels of {model.arch} cannot be pruned: {one_line(error):.160}") from None
     finally:
         model.zero_grad(set_to_none=True)
@@ -94,7 +95,7 @@ def channels(
 
 
 def kept(width: int, ratio: float, multiple: int) -> int:
-    """How many of a layer's channels stay: 0 where the ratio leaves none."""
+    """Return the number of channels of a layer that stay; 0 if the ratio leaves none."""
     exact = int(width * (1 - ratio) + 1e-9)
     while multiple > max(exact, 1):
         multiple //= 2
@@ -104,7 +105,7 @@ def kept(width: int, ratio: float, multiple: int) -> int:
 
 
 def _check_ratio(groups: Sequence[Any], ratio: float) -> None:
-    """Raises InputError where the narrowest layer would lose all channels."""
+    """Raise InputError if the narrowest layer would lose all channels."""
     narrowest = min((len(group[0].idxs) // _parts(group) for group in groups), default=2)
     if kept(narrowest, ratio, 1) < 1:
         most = (
@@ -116,8 +117,8 @@ def _check_ratio(groups: Sequence[Any], ratio: float) -> None:
 
 
 def _least(group: Any, importance: Tensor | None, ratio: float, multiple: int) -> list[int]:
-    """The channels of the group's first layer that go: the least important."""
-    if importance is None:  # nothing there has weights
+    """The channels of the group's first layer to remove: the least important ones."""
+    if importance is None:  # no layer of the group has weights
         return []
     parts = _parts(group)
     width = len(importance) // parts
@@ -127,13 +128,13 @@ def _least(group: Any, importance: Tensor | None, ratio: float, multiple: int) -
 
 
 def _attends(module: nn.Module) -> bool:
-    """Whether it is an attention layer: PyTorch's, or one that makes queries, keys and values at once."""
+    """Whether a module is an attention layer: PyTorch's, or one that computes queries, keys and values in one linear layer."""
     layers = [layer for layer in module.children() if isinstance(layer, nn.Linear)]
     return isinstance(module, nn.MultiheadAttention) or any(one.out_features == 3 * one.in_features for one in layers)
 
 
 def _parts(group: Any) -> int:
-    """Into how many equal parts grouped layers divide the channels; all parts must lose the same ones."""
+    """The number of equal parts into which grouped layers divide the channels; all parts must lose the same channels."""
 
     def of(layer: nn.Module) -> int:
         if isinstance(layer, nn.modules.conv._ConvNd):
@@ -146,10 +147,10 @@ def _parts(group: Any) -> int:
 def _effects(
     groups: Sequence[Any], importance: Any, model: nn.Module, images: Tensor, labels: Tensor
 ) -> list[Tensor | None]:
-    """Of each group's channels the squared change of the loss without them, to first order, summed over images."""
+    """For each group, the squared first-order effect on the loss of removing each channel, summed over images."""
     device, sums = device_of(model), dict[int, Tensor]()
     for row in follow(range(len(images)), "ranking channels", "image"):
-        model.zero_grad(set_to_none=True)  # image by image: over many, gradients of a trained network cancel
+        model.zero_grad(set_to_none=True)  # image by image: over a batch, the gradients of a trained network cancel out
         cross_entropy(model(images[row : row + 1].to(device)), labels[row : row + 1].to(device)).sum().backward()
         for number, group in enumerate(groups):
             if (effect := importance(group)) is not None:

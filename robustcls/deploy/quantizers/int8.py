@@ -1,4 +1,4 @@
-"""8-bit integers by onnxruntime's static quantisation."""
+"""Quantisation to 8-bit integers with onnxruntime's static quantisation."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from robustcls.core.progress import Bar
 from robustcls.deploy.onnx_file import weighted_nodes
 from robustcls.models.onnx.facts import OnnxFacts
 
-PIXELS = 1 << 20  # values of a batch: calibration keeps the outputs of every layer
+PIXELS = 1 << 20  # pixel values in a batch at most: calibration keeps the outputs of every layer in memory
 
 
 def int8(
@@ -34,27 +34,28 @@ def int8(
     per_channel: bool = True,
     reduce_range: bool = False,
 ) -> list[str]:
-    """Weights in int8, activations in uint8, as QuantizeLinear and DequantizeLinear pairs; biases in int32.
+    """Quantise weights to int8, activations to uint8 (as QuantizeLinear and DequantizeLinear pairs) and biases to int32.
 
-    Source: onnxruntime's quantize_static after quant_pre_process, which folds what can be folded.
+    Source: onnxruntime's quantize_static after quant_pre_process, which folds layers and constants where possible.
 
     Args:
         source, target: ONNX files.
         images: float32 N,C,H,W in [0, 1], on which the ranges of activations are measured.
-        float_layers: names of nodes that stay in floating point, besides those of `keep`.
-        progress: show how many images are done.
-        calibrate: how many training images; taken by the caller.
-        ranges: of activations: their smallest and largest value, the 99.999th percentile, or least relative entropy.
-        keep: layers with weights that stay in floating point: 8-bit logits tie.
-        adversarial: share of the images that are adversarial examples of the source; made by the caller.
-        per_channel: a scale per output channel of the weights.
-        reduce_range: weights in 7 bits, for CPUs whose 8-bit products saturate (AVX2 or AVX-512 without VNNI).
+        float_layers: names of nodes that stay in floating point, in addition to those of `keep`.
+        progress: show a progress bar.
+        calibrate: number of training images; the caller selects them.
+        ranges: how the range of activations is chosen: smallest and largest value, 99.999th percentile, or least relative
+            entropy.
+        keep: layers with weights that stay in floating point; with a quantised last layer, logits often tie.
+        adversarial: share of the images that are adversarial examples of the source; the caller makes them.
+        per_channel: use one scale per output channel of the weights.
+        reduce_range: use 7 bits for weights, for CPUs whose 8-bit products saturate (AVX2 or AVX-512 without VNNI).
 
     Returns:
         The names of all nodes with weights that stayed in floating point.
 
     Raises:
-        InputError: where onnxruntime cannot quantise the file.
+        InputError: if onnxruntime cannot quantise the file.
     """
     with _found_again():
         try:
@@ -64,7 +65,7 @@ def int8(
             raise InputError("`quantize` needs onnx and onnxruntime: pip install 'robustcls[onnx]'") from None
     facts = OnnxFacts.of(source)
     if facts.rounded:
-        raise InputError("the model is rounded already: quantise the one in floating point")
+        raise InputError("the model is already quantised: quantise the floating-point model instead")
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
@@ -87,7 +88,7 @@ def int8(
                 per_channel=per_channel, reduce_range=reduce_range, calibrate_method=methods[ranges],
                 nodes_to_exclude=excluded, extra_options={"CalibStridedMinMax": 1},
             )  # fmt: skip
-        except Exception as error:  # onnxruntime's and onnx's errors have no class in common
+        except Exception as error:  # the errors of onnxruntime and onnx have no common base class
             raise InputError(f"onnxruntime cannot quantise this model: {one_line(error):.160}") from None
     return excluded
 
@@ -103,7 +104,9 @@ def _reader(images: Tensor, name: str, bar: Bar) -> Any:
         def __len__(self) -> int:
             return len(self.batches)
 
-        def set_range(self, start_index: int, end_index: int) -> None:  # batch by batch, so that no outputs pile up
+        def set_range(
+            self, start_index: int, end_index: int
+        ) -> None:  # called for each batch, so that outputs do not accumulate
             self.at, self.end = start_index, end_index
 
         def get_next(self) -> Any:
@@ -119,7 +122,7 @@ def _reader(images: Tensor, name: str, bar: Bar) -> Any:
 
 @contextlib.contextmanager
 def _found_again():
-    """onnxruntime adds a folder of its own to where Python looks for modules."""
+    """Restore sys.path at the end: importing onnxruntime.quantization adds a folder to it."""
     before = list(sys.path)
     try:
         yield
@@ -129,7 +132,7 @@ def _found_again():
 
 @contextlib.contextmanager
 def _silence():
-    logging.disable(logging.WARNING)  # it logs on the root logger
+    logging.disable(logging.WARNING)  # onnxruntime logs on the root logger
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

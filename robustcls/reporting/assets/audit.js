@@ -1,9 +1,9 @@
 
-// Decisions about findings: by radio buttons, or by a key while a finding has the focus; as a file in the end.
+// Decisions about findings are made with radio buttons, or with keys while a finding has the focus, and downloaded as a file.
 const findings = all(".finding");
 const bar = document.querySelector(".steer");
 let unsaved = false;
-const classOf = (one) => one.querySelector("select").value; // "" until one is chosen, where there is no guess
+const classOf = (one) => one.querySelector("select").value; // "" if there is no guess and no class is chosen yet
 const decisionOf = (one) => {
   const value = one.querySelector("input:checked")?.value || "";
   return value === "relabel" && !classOf(one) ? "" : value;
@@ -50,7 +50,7 @@ if (findings.length) {
   show(findings[0]);
   bar.querySelector(".begin").addEventListener("click", () => go(Math.max(0, findings.findIndex((one) => !decisionOf(one)))));
 }
-// As the tables of the command: a spreadsheet runs no name as a formula and reads no digest as a number.
+// The format of the command's tables: names that a spreadsheet would run as formulas are prefixed with ', digests with x.
 const guard = (text) => (/^'*[=+\-@\t\r]/.test(text) ? `'${text}` : text);
 const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
 bar.querySelector(".save").addEventListener("click", () => {

@@ -6,7 +6,7 @@ const make = (tag, properties, ...children) => {
   return made;
 };
 
-// Theme: follows the system until the reader says otherwise.
+// Theme: follows the system until the reader chooses one.
 const theme = document.querySelector(".theme");
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (systemDark.matches ? "dark" : "light")) === "dark";
@@ -16,7 +16,7 @@ systemDark.addEventListener("change", nameTheme);
 nameTheme();
 theme.hidden = false;
 
-// The section in view is marked in the contents.
+// Mark the section in view in the contents.
 const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -27,7 +27,7 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "-15% 0px -75% 0px" });
 for (const section of all("main > section")) watcher.observe(section);
 
-// Tables sort by the number in a cell, or by its text.
+// Sort tables by the number in a cell, or else by its text.
 const sortKey = (row, column) => {
   const text = row.cells[column].textContent.trim();
   const number = parseFloat(text.replace(/,/g, "").replace("\u2212", "-"));
@@ -49,7 +49,7 @@ for (const table of all("table.sortable")) {
   });
 }
 
-// Gallery filters live in the address, so that a filtered view can be sent to someone.
+// Gallery filters are kept in the URL, so that a filtered view can be shared.
 const filters = document.querySelector(".filters");
 const examples = all(".example");
 const applyFilters = () => {
@@ -82,7 +82,7 @@ if (filters) {
   readAddress();
 }
 
-// Lightbox: a modal dialog keeps the focus and closes on Escape by itself; arrows walk the images that are not filtered out.
+// Lightbox: a modal dialog, which keeps the focus and closes on Escape; the arrow keys step through the images not filtered out.
 const images = all(".strip img");
 if (images.length) {
   const picture = make("img", { alt: "" });
@@ -122,7 +122,7 @@ if (images.length) {
   }
 }
 
-// Downloads are made here, from what the page holds.
+// Downloads are created from the JSON and the figures inside this page.
 const save = (blob, name) => {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });
   document.body.append(link);
@@ -132,7 +132,7 @@ const save = (blob, name) => {
 };
 const quote = (value) => {
   let text = value === null ? "" : Array.isArray(value) ? value.join(" ") : String(value);
-  if (/^[=+@\t\r]|^-(?![\d.])/.test(text)) text = `'${text}`; // a spreadsheet must not run it
+  if (/^[=+@\t\r]|^-(?![\d.])/.test(text)) text = `'${text}`; // so that a spreadsheet does not run it as a formula
   return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
 };
 const toCsv = (samples) => {
@@ -174,5 +174,5 @@ for (const plot of all(".plot")) {
   plot.querySelector("figcaption").before(button);
 }
 
-// What is folded on the screen is printed.
+// Open folded parts for printing.
 addEventListener("beforeprint", () => { for (const one of all("details")) one.open = true; });

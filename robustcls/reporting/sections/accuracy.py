@@ -1,4 +1,4 @@
-"""Accuracies with intervals; the comparison section has their paired differences."""
+"""The section Accuracy: accuracies with intervals. The section Comparison has the paired differences."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ ORDER, TITLE = 30, "Accuracy"
 
 
 def accuracy(context: Context) -> Markup:
-    """Clean and robust accuracy of each model, and what does not depend on the sizes of the classes."""
+    """Clean and robust accuracy of each model, and the measures that do not depend on class sizes."""
     rows = [
         {"Model": model.tag, "Images": images, **model.shares(part)}
         for model in context.models

@@ -1,4 +1,4 @@
-"""What each attack did, alone and in its turn."""
+"""The section Attacks: the result of each attack, alone and in the cascade."""
 
 import json
 
@@ -16,7 +16,7 @@ ORDER, TITLE = 50, "Attacks"
 
 
 def attacks(context: Context) -> Markup:
-    """Accuracy under each attack, what it broke, cost, options and overlap."""
+    """Accuracy under each attack, the samples it broke, its cost and options, and the overlap of the attacks."""
     every = [attack for evaluation in context.evaluations for attack in evaluation.attacks]
     return fill_file(
         "attacks.html",
@@ -76,7 +76,7 @@ def _draw(context: Context) -> Markup:
 
 
 def _cascade(evaluation: Evaluation) -> list[tuple[str, float, float, float]]:
-    """(name, accuracy, low, high) on clean images and after each attack."""
+    """(name, accuracy, low, high) on the clean images and after each attack; low and high are the 95% interval."""
     total = evaluation.clean.total
     steps = [("clean", evaluation.clean.accuracy, evaluation.clean.ci95[0], evaluation.clean.ci95[1])]
     for attack in evaluation.attacks:

@@ -1,4 +1,4 @@
-"""The bracket of robust accuracy: what is certified below what attacks left."""
+"""The section Certified accuracy: the certified lower bound and the attacked upper bound of robust accuracy."""
 
 import math
 from bisect import bisect_left
@@ -30,19 +30,20 @@ from robustcls.results.records import Accuracy
 
 ORDER, TITLE = 45, "Certified accuracy"
 
-DRAWN = 300  # steps of the certified curve that are drawn at most
-APART = 13.0  # points by which two labels beside the figure keep from each other
-WIDE, NEAR = 12.0, 0.07  # a gap that has room for a word: points, and the share of the radii between it and a line
+DRAWN = 300  # largest number of steps drawn of the certified curve
+APART = 13.0  # smallest distance of two labels beside the figure, in points of accuracy
+# A text is written into the gap if it is at least WIDE points high and farther from each line than NEAR of the x axis.
+WIDE, NEAR = 12.0, 0.07
 
 
 @dataclass(frozen=True)
 class Sides:
-    """The two sides of one model's bracket: `attacked` is empty where they do not belong together, for the reason `apart`."""
+    """The certified and the attacked accuracies of one model."""
 
     model: Model
     found: Certified
-    apart: str
-    attacked: list[Attacked]
+    apart: str  # why certificates and attacks make no bracket; "" if they do
+    attacked: list[Attacked]  # empty if they make no bracket
 
     @classmethod
     def of(cls, model: Model) -> "Sides":
@@ -53,7 +54,7 @@ class Sides:
 
     @property
     def unit(self) -> tuple[float, str]:
-        """Of the radii on an axis: factor and name."""
+        """The unit of the radii on an axis: its factor and name."""
         texts = [self.model.evaluation.threat.eps_text, *(self.found.text(point.radius) for point in self.found.curve)]
         return units(self.found.norm, texts)
 
@@ -63,17 +64,17 @@ class Sides:
 
     @property
     def radii(self) -> list[float]:
-        """Those of the table: of both curves, each once."""
+        """The radii of the table: those of both curves, without duplicates."""
         every = sorted({point.radius for point in self.found.curve} | {point.eps for point in self.attacked})
         return [one for i, one in enumerate(every) if i == 0 or not math.isclose(one, every[i - 1], rel_tol=HOLDS)]
 
     def text(self, radius: float) -> str:
-        """As people write it, such as 2/255."""
+        """The radius as text, such as 2/255."""
         return radius_text(radius, self.factor != 1)
 
 
 def certified(context: Context) -> Markup | None:
-    """Certified accuracy under attacked accuracy by radius, of the same classifier on the same samples, and by class."""
+    """Certified and attacked accuracy of the same classifier on the same samples, by radius and by class."""
     some = [Sides.of(model) for model in context.models if model.evaluation.certified]
     if not some:
         return None
@@ -87,12 +88,12 @@ def certified(context: Context) -> Markup | None:
 
 
 def certified_at(model: Model) -> Markup:
-    """Certified accuracy at the threat's radius with its interval, for a table of models."""
+    """Certified accuracy at the threat model's eps with its interval, for a table of models."""
     found, threat = model.evaluation.certified, model.evaluation.threat
     if found is None or not covers(found, threat.eps):
         return lacking()
     if model.evaluation.attacks and why_apart(model.evaluation):
-        return lacking("not of what was attacked")
+        return lacking("not for the attacked model")
     return estimate("certified accuracy", found.at(threat.eps))
 
 
@@ -127,7 +128,9 @@ def _rows(sides: Sides) -> list[Row]:
             lower = sides.model.interval(places[radius])
         else:
             proven = found.at(radius) if covers(found, radius) else None
-            lower = lacking("not asked for") if proven is None else estimate("certified accuracy", proven)
+            lower = (
+                lacking("not certified at this radius") if proven is None else estimate("certified accuracy", proven)
+            )
         row: dict[str, Any] = {"Radius": sides.text(radius), "Certified [95% interval]": lower}
         if sides.attacked:
             upper = upper_at(sides.attacked, radius)
@@ -144,14 +147,15 @@ def _rows(sides: Sides) -> list[Row]:
 
 
 def _gap(sides: Sides, gap: float) -> Markup:
-    """A negative one says what it is: of smoothing few draws may be wrong by chance, where many were asked and are not."""
+    """The gap in points. A negative gap is marked as a contradiction, or, with smoothing, as "few draws" if more draws can
+    resolve it: an attack on a vote over few draws may succeed by chance."""
     chance = sides.found.method == "smoothing" and not contradicted(sides.model.evaluation)
     word = "few draws" if chance else "contradiction"
     return piece("marked", points("gap", gap), word) if gap < 0 else points("gap", gap)
 
 
 def _by_class(sides: Sides, radius: float) -> list[tuple[int, Row]]:
-    """Certified at a radius and attacked at the threat's, by class, each with its number of samples."""
+    """The rows of the table by class, each with its number of samples: certified at `radius`, attacked at the threat's eps."""
     threat = sides.model.evaluation.threat
     proven: dict[int, list[bool]] = {}
     for one in sides.found.samples:
@@ -179,7 +183,10 @@ def _by_class(sides: Sides, radius: float) -> list[tuple[int, Row]]:
 
 
 def _steps(found: Certified, end: float) -> tuple[list[float], list[float]]:
-    """Radii and the certified share, in percent, that holds from the radius before up to each: a lower bound everywhere."""
+    """The steps of the certified curve: radii, and the certified accuracy in percent between the previous radius and each.
+
+    Where steps are left out, the curve stays a lower bound.
+    """
     total, right = len(found.samples), sorted(one.radius for one in found.samples if one.holds(0))
     radii = sorted({radius for radius in right if 0 < radius < end})
     radii = [0.0, *radii[:: max(1, -(-len(radii) // DRAWN))], end]
@@ -193,12 +200,12 @@ def _draw(context: Context, sides: Sides, rows: Sequence[Row]) -> Markup:
         title = context.of(model, f"Certified and attacked accuracy against the radius, {found.norm}")
     marks = "▲: certified" + (", ▼: attacked" if sides.attacked else "")
     caption = f"{title}; {marks}, each with its 95% interval" + (
-        "; between them, shaded, what is neither proven nor broken" if sides.attacked else ""
+        "; shaded between them: samples that are neither certified nor broken" if sides.attacked else ""
     )
 
     def paint(axes: Axes) -> None:
         colour, end = SERIES[model.series], max(sides.radii[-1], sides.model.evaluation.threat.eps) or 1.0
-        x, low = _steps(found, end if covers(found, end) else largest_radius(found))  # of more nothing is said
+        x, low = _steps(found, end if covers(found, end) else largest_radius(found))  # nothing is known beyond it
         axes.plot([factor * r for r in x], low, "-", drawstyle="steps-pre", color=colour)
         asked = [point for point in found.curve if point.radius <= end]
         _mark(axes, factor, [(point.radius, point) for point in asked], "^", colour)
@@ -227,7 +234,7 @@ def _draw(context: Context, sides: Sides, rows: Sequence[Row]) -> Markup:
 
 
 def _mark(axes: Axes, factor: float, found: Sequence[tuple[float, Any]], marker: str, colour: str) -> None:
-    """Points with their intervals."""
+    """Draw points with their intervals."""
     for radius, one in found:
         low, share, high = (100 * value for value in (one.ci95[0], one.accuracy, one.ci95[1]))
         bars: Any = {"yerr": [[max(0, share - low)], [max(0, high - share)]], "capsize": 2.5, "elinewidth": 1}
@@ -235,7 +242,7 @@ def _mark(axes: Axes, factor: float, found: Sequence[tuple[float, Any]], marker:
 
 
 def _shade(axes: Axes, sides: Sides, x: Sequence[float], low: Sequence[float], colour: str) -> None:
-    """What lies between the two, where both are known, with a word for it in the widest part."""
+    """Shade the gap between the two curves where both are known, and label it in its widest part."""
     edges = sorted({*x, *(point.eps for point in sides.attacked if point.eps <= x[-1])})
     lows = [low[bisect_left(x, right)] for _, right in pairwise(edges)]
     highs = [100 * upper_at(sides.attacked, left).robust.accuracy for left, _ in pairwise(edges)]
@@ -255,14 +262,14 @@ def _shade(axes: Axes, sides: Sides, x: Sequence[float], low: Sequence[float], c
 
 
 def _label_inside(axes: Axes, x: float, y: float, text: str) -> None:
-    """The name of a curve that ends before the others, right of its end and below it, where there is room."""
+    """Write the name of a curve that ends inside the axes to the right of its end, below the curve if there is room."""
     below = y > APART
     shift, va = ((9, -3), "top") if below else ((9, 3), "bottom")
     axes.annotate(text, (x, y), shift, textcoords="offset points", color=INK, fontsize=9, ha="left", va=va)
 
 
 def _label(axes: Axes, ends: Sequence[tuple[float, str]]) -> None:
-    """The names of the curves beside their ends, the lower first, moved apart where they would meet."""
+    """Write the names of the curves beside their ends, moved apart if they would overlap. ends: the lower curve first."""
     if len(ends) > 1 and ends[1][0] - ends[0][0] < APART:
         middle = min(max((ends[0][0] + ends[1][0]) / 2, APART / 2), 100 - APART / 2)
         ends = [(middle - APART / 2, ends[0][1]), (middle + APART / 2, ends[1][1])]

@@ -1,4 +1,4 @@
-"""The accuracy of each class, and what its samples are taken for under attack."""
+"""The section Classes: the accuracy of each class, and the classes that are predicted under attack."""
 
 import math
 from collections import Counter
@@ -16,9 +16,9 @@ from robustcls.results.statistics import paired_difference, wilson
 
 ORDER, TITLE = 60, "Classes"
 
-DRAWN = 20  # classes in a figure
-SQUARE = 12  # classes in the confusion table; the rest are summed
-PAIRS = 10
+DRAWN = 20  # largest number of classes in a figure
+SQUARE = 12  # largest size of the confusion table; further classes are summed
+PAIRS = 10  # number of most frequent mistakes that are listed
 
 
 def classes(context: Context) -> Markup:
@@ -38,19 +38,19 @@ def classes(context: Context) -> Markup:
 
 
 def count_by_class(context: Context) -> list[tuple[ClassCounts, ...]]:
-    """The counts of each class, model by model, on the same samples."""
+    """For each class, the counts of every model, on the same samples."""
     return list(zip(*(count_classes(by_data(evaluation)) for evaluation in context.evaluations), strict=True))
 
 
 def class_rows(context: Context, by_class: Sequence[tuple[ClassCounts, ...]]) -> list[Row]:
-    """Robust accuracy by class, model by model, with the paired difference of the last from the first."""
+    """Rows with the robust accuracy of every model by class, and the paired difference of the last model from the first."""
     samples = [by_data(context.evaluations[model]) for model in (0, -1)]
     difference = "Difference, points" if len(context.models) == 2 else "Last minus first, points"
     rows: list[Row] = []
     for counts in by_class:
         label = counts[0].label
-        ours, theirs = ([held(sample) for sample in some if sample.label == label] for some in samples)
-        value, ends = paired_difference(ours, theirs)
+        first, last = ([held(sample) for sample in some if sample.label == label] for some in samples)
+        value, ends = paired_difference(first, last)
         robust = zip(context.models, counts, strict=True)
         rows.append(
             {
@@ -83,17 +83,19 @@ def _part(model: Model) -> dict[str, object] | None:
 
 
 def small_classes(rows: Sequence[ClassCounts]) -> list[int]:
+    """The indices of the classes with fewer than FEW samples."""
     return [i for i, row in enumerate(rows) if row.total < FEW]
 
 
 def _change(row: ClassCounts) -> tuple[float, float]:
-    """The Wilson interval of the samples that the attacks took: only those right on the clean image can be robust."""
+    """The interval of the change from clean to robust accuracy: the negative Wilson interval of the share of samples that the
+    attacks broke, because every robust sample is also correct on its clean image."""
     low, high = wilson(row.clean - row.robust, row.total)
     return -high, -low
 
 
 def _place(label: int | None) -> float:
-    return math.inf if label is None else label  # no answer comes last
+    return math.inf if label is None else label  # no predicted class: sorted last
 
 
 def _confusion(model: Model, labels: list[int | None]) -> Markup:
@@ -113,7 +115,7 @@ def _confusion(model: Model, labels: list[int | None]) -> Markup:
 
 
 def _mistakes(model: Model) -> list[tuple[str, str, int, float]]:
-    """(true class, prediction, samples, share of the class) of the most frequent mistakes."""
+    """The most frequent mistakes: (true class, prediction, number of samples, share of the true class)."""
     samples = model.evaluation.samples
     mistakes = Counter((s.label, s.adversarial) for s in samples if s.label != s.adversarial)
     totals = Counter(sample.label for sample in samples)
@@ -125,7 +127,7 @@ def _mistakes(model: Model) -> list[tuple[str, str, int, float]]:
 
 
 def _severity(model: Model) -> list[Row]:
-    """How far mistakes are by the tree of the classes; none where no tree was given."""
+    """Rows with the severity of the mistakes in the class tree; empty if no tree was given."""
     found = model.evaluation.severity
     rows: list[Row] = []
     for head, name in (("Clean", "clean"), ("Under attack", "robust")) if found else ():

@@ -1,4 +1,4 @@
-"""Two or more models on identical samples."""
+"""The section Comparison: two or more models on the same samples."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ from robustcls.results.statistics import agreement
 
 ORDER, TITLE = 140, "Comparison"
 
-DRAWN = 20  # classes: those with the largest gains and the largest losses
+DRAWN = 20  # largest number of classes in the figure: half with the largest gains, half with the largest losses
 
 
 def comparison(context: Context) -> Markup:
-    """Key figures side by side, paired differences, agreement and classes; refused where the evaluations are unlike."""
+    """Key figures side by side, paired differences, agreement and classes; only a warning if the models are not comparable."""
     if not context.several:
         return not_run(ONE_MODEL)
     if context.mismatch:
@@ -48,7 +48,9 @@ def _overview(context: Context) -> Markup:
     if any(model.evaluation.certified for model in context.models):
         rows.append(("Certified accuracy, lower bound", [certified_at(model) for model in context.models]))
     by_name = [{one.full_name: one for one in measures_by_class(found)} for found in context.evaluations]
-    for name in dict.fromkeys(name for found in by_name for name in found):  # each class has a sensitivity of its own
+    for name in dict.fromkeys(
+        name for found in by_name for name in found
+    ):  # the name of a sensitivity includes its class
         some = [found.get(name) for found in by_name]
         for part, when in (("clean", "clean"), ("robust", "under attack")):
             cells = [lacking() if one is None else estimate(one.name, getattr(one, part), one.spec) for one in some]
@@ -62,7 +64,8 @@ def _overview(context: Context) -> Markup:
 
 
 def _agreement(context: Context) -> list[tuple[Model, tuple[int, ...]]]:
-    """Of each model beside the first: the samples that both get right under attack, only the first, only it, neither."""
+    """For each model except the first, the number of samples that are robust for both, only for the first model, only for this
+    model, and for neither."""
     first, *others = ([held(sample) for sample in one.samples] for one in context.evaluations)
     return [(model, agreement(first, other)) for model, other in zip(context.models[1:], others, strict=True)]
 
@@ -72,7 +75,7 @@ def _gain(rows: tuple[ClassCounts, ...]) -> float:
 
 
 def _draw(context: Context, by_class: list[tuple[ClassCounts, ...]]) -> Markup:
-    """Robust accuracy by class, the largest gain on top."""
+    """The figure of robust accuracy by class, with the largest gain on top."""
     by_class = by_class[::-1]
     names = [data_class(context.evaluations[0], rows[0].label) for rows in by_class]
     title = "Robust accuracy by class, model by model"

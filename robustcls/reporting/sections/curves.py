@@ -1,4 +1,4 @@
-"""Robust accuracy against the radius, one panel per norm."""
+"""The section Security curves: robust accuracy against the radius, one panel per norm."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from robustcls.results.records import CurvePoint
 
 ORDER, TITLE = 40, "Security curves"
 
-NEAR_ZERO = 0.01  # accuracy at which a curve counts as drawn to its end
+NEAR_ZERO = 0.01  # a curve is complete once robust accuracy is at most this
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Line:
     """The curve of one model in one norm."""
 
     model: Model
-    path: str  # of the points, in the evaluation
+    path: str  # of the points in the evaluation
     points: list[CurvePoint]
-    attacks: str
-    rule: str
+    attacks: str  # names, in order
+    rule: str  # which samples were attacked
 
     @property
     def end(self) -> int:
-        """The first point near zero, else the last."""
+        """The index of the first point near zero, or else of the last point."""
         return next((i for i, one in enumerate(self.points) if one.robust.accuracy <= NEAR_ZERO), len(self.points) - 1)
 
     @property
@@ -51,7 +51,7 @@ class Line:
 
 
 def curves(context: Context) -> Markup:
-    """Accuracy against eps with intervals, for the norm of the threat model and for the others that were tried."""
+    """Robust accuracy against eps with intervals, in the norm of the threat model and in the other norms attacked."""
     found: dict[str, list[Line]] = {}
     for norm, line in _lines(context):
         found.setdefault(norm, []).append(line)
@@ -63,7 +63,7 @@ def curves(context: Context) -> Markup:
 
 
 def units(norm: str, eps_texts: Iterable[str]) -> tuple[float, str]:
-    """(factor, name) of an axis of radii: grey levels where people write the radii so, else the pixel range; in l0 values."""
+    """(factor, name) of the unit of an axis of radii: 1/255 if a radius is written so, else the pixel range; in l0, values."""
     if norm == "l0":
         return 1.0, "changed values"
     grey_levels = any(text.endswith("/255") for text in eps_texts)
@@ -71,7 +71,7 @@ def units(norm: str, eps_texts: Iterable[str]) -> tuple[float, str]:
 
 
 def mark_eps(models: Iterable[Model], norm: str, factor: float, axes: Axes) -> None:
-    """A labelled line at the radius of each threat model in this norm; models that share one share the line."""
+    """Draw a labelled line at the eps of each threat model in this norm; models with the same eps share a line."""
     threats = [model.evaluation.threat for model in models]
     radii = {threat.eps: threat.eps_text for threat in threats if threat.norm == norm}
     for place, (eps, text) in enumerate(sorted(radii.items())):
@@ -80,7 +80,7 @@ def mark_eps(models: Iterable[Model], norm: str, factor: float, axes: Axes) -> N
 
 
 def _lines(context: Context) -> Iterator[tuple[str, Line]]:
-    """Each curve with its norm: those of the threat models first."""
+    """Each curve with its norm: first those in the norms of the threat models."""
     for model in context.models:
         if points := model.evaluation.curve:
             attacks = ", ".join(attack.name for attack in model.evaluation.attacks) or "none"

@@ -1,4 +1,4 @@
-"""Whether the numbers can be believed: the evaluation's checks of itself."""
+"""The section Self-checks: tests of the evaluation itself, which say whether its numbers can be trusted."""
 
 from markupsafe import Markup
 
@@ -11,32 +11,32 @@ ORDER, TITLE = 100, "Self-checks"
 # What each check of a full evaluation looks for.
 EXPECTED = {
     "random_output": "Outputs that change from one pass to the next, or with the other images of the batch.",
-    "softmax_output": "Probabilities in place of logits, which make gradients vanish.",
-    "normalised_twice": "A network that normalises its input behind a normalisation, which costs accuracy.",
-    "zero_gradients": "Samples whose loss has no gradient, so that gradient attacks make no step.",
-    "finite_output": "Outputs that are not numbers, which count as wrong answers.",
-    "finite_gradients": "Input gradients that are not finite, along which an attack cannot go.",
-    "finite_attempts": "Attempts of an attack that are no images, and so break nothing.",
+    "softmax_output": "Probabilities instead of logits, which make gradients vanish.",
+    "normalised_twice": "A network that normalises an input that is already normalised, which costs accuracy.",
+    "zero_gradients": "Samples whose loss has no gradient, so that gradient attacks cannot make a step.",
+    "finite_output": "Outputs that are not finite numbers, which count as errors.",
+    "finite_gradients": "Input gradients that are not finite, which an attack cannot follow.",
+    "finite_attempts": "Attempts of an attack that contain values that are not finite, and so break nothing.",
     "device": "Model and images on different devices.",
-    "black_box_wins": "Attacks without gradients that break what gradient attacks did not.",
+    "black_box_wins": "Samples that gradient attacks left and an attack without gradients breaks.",
     "more_steps": "Robust samples that many more gradient steps break: the attacks had not converged.",
-    "inference_optimisation": "A model that optimises while it predicts, or keeps what it saw.",
-    "single_step_beats_iterative": "One gradient step that breaks more than many do.",
-    "doubled_steps": "Twice the steps that break more: the attack had not converged.",
-    "doubled_restarts": "Twice the restarts that break more: the random start decided.",
-    "doubled_targets": "Twice the target classes that break more: the attack left some out.",
+    "inference_optimisation": "A model that optimises during prediction, or keeps state from the images it has seen.",
+    "single_step_beats_iterative": "A single gradient step that breaks more samples than many steps do.",
+    "doubled_steps": "More samples broken with twice the steps: the attack had not converged.",
+    "doubled_restarts": "More samples broken with twice the restarts: the result depends on the random start.",
+    "doubled_targets": "More samples broken with twice the target classes: the attack tried too few.",
     "eps_monotone": "A larger radius at which fewer samples are broken.",
     "large_eps": "Samples that stay robust at a radius at which every image may become uniform grey.",
-    "eps_zero": "Samples that are broken although nothing may change.",
-    "transfer": "Examples of another model that break what an attack on this model does not.",
-    "noise_baseline": "Random noise of the same norm that breaks what gradient attacks did not.",
-    "attack_self_test": "Attacks that do not even break an undefended linear model.",
+    "eps_zero": "Samples that are broken although no pixel may change.",
+    "transfer": "Samples that adversarial images of another model break and an attack on this model does not.",
+    "noise_baseline": "Samples that gradient attacks left and random noise of the same norm breaks.",
+    "attack_self_test": "Attacks that fail to break even an undefended linear model.",
 }
-FIRST = ("fail", "warn", "pass", "not_run")
+FIRST = ("fail", "warn", "pass", "not_run")  # the order in which checks are listed
 
 
 def diagnostics(context: Context) -> Markup:
-    """Each check with what was measured, its threshold, its status and what it means, failures first; then those not run."""
+    """Each check with its status, measured value, threshold and message, failures first; then the checks that were not run."""
     return fill_file("diagnostics.html", context, parts=[_part(model) for model in context.models], title=_title)
 
 

@@ -1,4 +1,4 @@
-"""What was not tested, and what it takes to get the same numbers again."""
+"""The section Limits and reproduction: what was not tested, and how to reproduce the numbers."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ORDER, TITLE = 160, "Limits and reproduction"
 
 
 def limits(context: Context) -> Markup:
-    """What was not tested; command, configuration, seeds, versions and hashes; downloads."""
+    """What was not tested; the command, configuration, seeds, versions and hashes; and downloads."""
     missing = [{"Status": badge("not_run"), "Section": part, "Reason": reason} for part, reason in _missing(context)]
     reduced = [
         {"Section": title_of(part), "Reason": context.of(model, reason)}
@@ -33,7 +33,7 @@ def limits(context: Context) -> Markup:
 
 
 def _missing(context: Context) -> Iterator[tuple[str, str]]:
-    """(section, reason) of all that some evaluation lacks; the models are named where not every one does."""
+    """(section, reason) of everything that an evaluation lacks; models are named unless all of them lack it."""
     for part, (title, _, _) in PARTS.items():
         reasons = reasons_of(context, part)
         for reason in dict.fromkeys(reasons.values()):
@@ -56,7 +56,7 @@ def _settings(model: Model, root: str, config: dict[str, Any]) -> Markup:
     for path, key, value in _leaves(config, root, ""):
         counted = isinstance(value, (int, float)) and not isinstance(value, bool)
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        # Left aligned: a configuration is read by name, not compared by size.
+        # `code` keeps the column left-aligned: values of different options are not compared by size.
         rows.append({"Option": key, "Value": piece("code", model.n(path, "") if counted else lines([text]), "value")})
     return table(f"{label} of {model.name}", rows)
 

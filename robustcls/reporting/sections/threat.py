@@ -1,4 +1,4 @@
-"""What was asked of the attacker, and of which data."""
+"""The section Threat model and provenance: the attacker, the data and the model."""
 
 from markupsafe import Markup
 
@@ -9,5 +9,5 @@ ORDER, TITLE = 20, "Threat model and provenance"
 
 
 def threat(context: Context) -> Markup:
-    """The attacker's goal, knowledge and budget, and where model and data come from."""
+    """The attacker's goal, knowledge and budget, and the origin of model and data."""
     return fill_file("threat.html", context)

@@ -1,4 +1,4 @@
-"""How the model was trained, and whether training overfitted."""
+"""The section Training: how the model was trained, and whether training overfitted."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from robustcls.results.records import Training
 
 ORDER, TITLE = 150, "Training"
 
-CURVES = {  # field: (name, colour, line style)
+CURVES = {  # field of an epoch: (name, colour, line style)
     "train_clean": ("train, clean", SERIES[0], ":"),
     "train_robust": ("train, under attack", SERIES[1], ":"),
     "val_clean": ("validation, clean", SERIES[0], "-"),
@@ -26,7 +26,7 @@ CURVES = {  # field: (name, colour, line style)
 
 
 def training(context: Context) -> Markup:
-    """Curves of train and validation, the chosen epoch, and the two ways in which adversarial training overfits."""
+    """Training and validation curves, the chosen epoch, and whether robust or catastrophic overfitting occurred."""
     return fill_file(
         "training.html",
         context,
@@ -46,7 +46,7 @@ def _part(model: Model) -> dict[str, object] | None:
     return {
         "training": history,
         "epochs": len(history.epochs) - len(gone),
-        "events": [said for epoch in history.epochs for said in (epoch.event, epoch.warning) if said],
+        "events": [text for epoch in history.epochs for text in (epoch.event, epoch.warning) if text],
         "learned": above_chance(robust, history.chance),
         "gap": max(robust) - robust[-1] if robust else None,
         "over_validation": shortfall(history.epochs)[1],

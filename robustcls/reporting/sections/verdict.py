@@ -1,4 +1,4 @@
-"""The first screen: how accurate, how robust, how sure, and against which thresholds."""
+"""The section Verdict, the first of the report: accuracies with intervals, and the status against the thresholds."""
 
 from markupsafe import Markup
 
@@ -16,7 +16,7 @@ ORDER, TITLE = 10, "Verdict"
 
 
 def verdict(context: Context) -> Markup:
-    """Clean and worst-case robust accuracy with intervals, and the status of each model, criterion by criterion."""
+    """Clean and worst-case robust accuracy with intervals, and the status of each model for every criterion."""
     first, *others = context.models if context.comparable else context.models[:1]
     pairs = [(model.place, one) for model in others for one in pair(first.evaluation, model.evaluation)]
     asked = {"clean": context.policy.min_clean, "robust": context.policy.min_robust}
@@ -53,7 +53,7 @@ def _part(policy: Policy, evaluation: Evaluation) -> dict[str, object]:
 
 
 def _certified(evaluation: Evaluation) -> dict[str, object] | None:
-    """What is certified at one radius, for a model whose certificates make no bracket at that of the threat."""
+    """Certified accuracy at one radius, for a model whose certificates and attacks make no bracket at the threat's eps."""
     found = evaluation.certified
     if found is None or bracket(evaluation):
         return None
@@ -74,7 +74,7 @@ def _say_thresholds(thresholds: dict[str, float]) -> Markup:
 
 
 def _headline(context: Context) -> Markup | str:
-    """One sentence on the best and the worst model under attack; says so where the data cannot tell them apart."""
+    """One sentence on the best and the worst model under attack, or that the data cannot tell the two apart."""
     best = max(context.models, key=_robust)
     worst = min((model for model in context.models if model is not best), key=_robust)
     low, high = paired_difference(*([held(one) for one in model.evaluation.samples] for model in (worst, best)))[1]

@@ -1,1 +1,1 @@
-"""What watches a service: alert rules with their tests, a dashboard, and the state on one screen. Never imports torch."""
+"""Monitoring of a service: alert rules with tests, a dashboard, and the state on one screen. Never imports torch."""

@@ -10,17 +10,17 @@ PAGE, TICKET = "page", "ticket"
 
 @dataclass(frozen=True)
 class Alert:
-    """An alerting rule. severity: page for what cannot wait, ticket for what can. hold: how long it must be so."""
+    """An alerting rule."""
 
     name: str
-    severity: str
-    hold: str
+    severity: str  # page: needs action at once; ticket: can wait
+    hold: str  # how long the condition must be true before the alert fires; "" for at once
     expr: str
     summary: str
     description: str
 
     def rule(self, target: Target) -> dict[str, Any]:
-        """As Prometheus reads it."""
+        """Return the rule in the format of Prometheus."""
         return {
             "alert": self.name,
             "expr": self.expr,

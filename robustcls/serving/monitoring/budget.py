@@ -1,7 +1,7 @@
-"""Burn rates of two error budgets, over several windows: requests that failed, and answers that were slow.
+"""Alerts on the burn rates of two error budgets, failed requests and slow answers, over several windows.
 
-An alert needs a long window, so that it matters, and a short one, so that it ends soon after its cause. The factors are
-those of Google's Site Reliability Workbook, chapter 5, for a budget of 30 days.
+Each alert uses a long window, so that it fires only for significant problems, and a short window, so that it ends soon after
+its cause is gone. The factors are from Google's Site Reliability Workbook, chapter 5, for a budget of 30 days.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from robustcls.serving.monitoring.target import Target
 
 
 class Burn(NamedTuple):
-    """How fast the budget is used up: 1 is all of it in 30 days."""
+    """A burn rate: how fast an error budget is used up."""
 
     word: str
     long: str
     short: str
-    factor: float
+    factor: float  # 1 uses up the whole budget in 30 days
     severity: str
     hold: str
 
@@ -34,7 +34,7 @@ WINDOWS = ("5m", "30m", "1h", "6h", "3d")
 
 
 def errors_ratio(t: Target, window: str) -> str:
-    """The share of the requests that failed for the server's fault; nothing where there are none."""
+    """The expression for the share of requests with a server error; no sample if there are no requests."""
     every, failed = (
         f"sum by (job) (rate({one}[{t.span(window)}]))" for one in (t.requests(), t.requests("count", FAILED))
     )
@@ -42,14 +42,14 @@ def errors_ratio(t: Target, window: str) -> str:
 
 
 def _slow_ratio(t: Target, window: str) -> str:
-    """The share of the answers that took longer than the latency asked for."""
+    """The expression for the share of answers that took longer than the latency objective."""
     within = t.requests("bucket", ANSWERED, f'le="{floatToGoString(t.latency_bound)}"')
     every, fast = (f"sum by (job) (rate({one}[{t.span(window)}]))" for one in (t.requests("count", ANSWERED), within))
     return f"1 - {fast} / ({every} > 0)"
 
 
 def budget_records(t: Target) -> Iterator[dict[str, str]]:
-    """Requests, and the share of them that failed or was slow, in each window."""
+    """Recording rules for the number of requests, and for the shares that failed or were slow, in each window."""
     for window in WINDOWS:
         number = f"sum by (job) (increase({t.requests()}[{t.span(window)}]))"
         yield {"record": f"job:robustcls_errors:ratio_rate{window}", "expr": errors_ratio(t, window)}
@@ -58,7 +58,7 @@ def budget_records(t: Target) -> Iterator[dict[str, str]]:
 
 
 def budget_alerts(t: Target) -> Iterator[Alert]:
-    """Two of each burn rate: errors and latency."""
+    """The alerts on errors and on latency, one for each burn rate."""
     kinds = (
         ("Error", "errors", t.options.slo, "of the requests fail"),
         ("Latency", "slow", t.options.latency_slo, f"of the answers take longer than {t.latency_bound:g} s"),
@@ -73,7 +73,7 @@ def budget_alerts(t: Target) -> Iterator[Alert]:
             enough = f"{t.of_job(f'job:robustcls_requests:increase{burn.long}')} >= {t.options.min_requests}"
             yield Alert(
                 f"Robustcls{kind}Budget{burn.word}", burn.severity, burn.hold, f"{long} and {short} and {enough}",
-                f"The {kind.lower()} budget is used up {burn.factor:g} times too fast",
+                f"The {kind.lower()} budget is being used up {burn.factor:g} times too fast",
                 f"{{{{ $value | humanizePercentage }}}} {words} in {{{{ $labels.job }}}} over {burn.long}; the objective "
                 f"allows {1 - objective:.3%}.",
             )  # fmt: skip

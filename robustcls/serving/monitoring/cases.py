@@ -1,6 +1,7 @@
-"""Tests of the rules for promtool: for each alert services on which it fires, and services so alike that it must not.
+"""Tests of the alert rules for promtool: for each alert, services for which it fires, and similar services for which it must
+not fire.
 
-Each case is a healthy service of which some series are changed. It says which alerts fire, all of them.
+Each case is a healthy service with some series changed, and the complete set of alerts that must fire.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,36 +12,34 @@ from robustcls.serving.monitoring.budget import BURNS
 from robustcls.serving.monitoring.rules import LEAST_IMAGES
 from robustcls.serving.monitoring.target import REQUESTS, Target, select
 
-MINUTES, SOON, LATER = 100, 12, 55  # of a service; when what is so from the start is asked for
+MINUTES = 100  # duration of a simulated service
+SOON, LATER = 12, 55  # minutes at which the alerts are evaluated for conditions that are true from the start
 ALL = MINUTES + 1  # samples
 SHORT = {"5m": 7, "30m": 35, "6h": 365}  # minutes: a little more than the short windows
-LONG = {"1h": 60, "6h": MINUTES, "3d": 800}  # minutes of the long windows that a service has in it
+LONG = {"1h": 60, "6h": MINUTES, "3d": 800}  # minutes of each long window that are filled with data
 VERSION, INSTANCE = "1", "127.0.0.1:8080"
-Parts = tuple[float, int]  # a value or a growth in a minute, and for how many minutes
+Parts = tuple[float, int]  # a value or a growth per minute, and its duration in minutes
 
 
 @dataclass(frozen=True)
 class Case:
-    """A service, and what fires in a certain minute of it.
-
-    changed: series by name, None for one that is not there. alone: of this alert only, whatever the others do.
-    """
+    """A simulated service, and the alerts that fire at a certain minute."""
 
     alert: str
     text: str
-    changed: Mapping[str, str | None]
+    changed: Mapping[str, str | None]  # series by name that differ from a healthy service; None: the series is missing
     fires: frozenset[str] = frozenset()
-    minutes: int = MINUTES
-    alone: bool = False
+    minutes: int = MINUTES  # when the alerts are evaluated
+    alone: bool = False  # check only this alert, not the others
 
 
 def rule_tests(target: Target, file: str) -> dict[str, Any]:
-    """The content of rules_test.yml, for promtool test rules."""
+    """Return the content of rules_test.yml, for `promtool test rules`."""
     return {"rule_files": [file], "evaluation_interval": "1m", "tests": [_test(target, one) for one in cases(target)]}
 
 
 def cases(target: Target) -> list[Case]:
-    """Every case; for each alert at least one that it fires on and one that it does not."""
+    """Return all cases; for each alert at least one in which it fires and one in which it does not."""
     return [*_budget(target), *_service(target), *_model(target)]
 
 
@@ -63,12 +62,12 @@ def _test(target: Target, case: Case) -> dict[str, Any]:
 
 
 def level(*parts: Parts) -> str:
-    """A gauge: value and minutes, one after another."""
+    """The samples of a gauge, from values and their durations in minutes."""
     return " ".join(f"{value:.10g}+0x{minutes - 1}" for value, minutes in parts)
 
 
 def growth(*parts: Parts) -> str:
-    """A counter from 0: growth in a minute, and minutes."""
+    """The samples of a counter that starts at 0, from growths per minute and their durations in minutes."""
     texts, value = [], 0.0
     for step, minutes in parts:
         texts.append(f"{value:.10g}+{step:.10g}x{minutes - 1}")
@@ -77,7 +76,7 @@ def growth(*parts: Parts) -> str:
 
 
 def healthy(t: Target) -> dict[str, str]:
-    """The series of a service without a fault, each minute."""
+    """The time series of a healthy service, with one sample per minute."""
     rate = max(60, t.options.min_requests / 20)
     return {
         _of_job(t, "up"): level((1, ALL)),
@@ -104,8 +103,8 @@ def healthy(t: Target) -> dict[str, str]:
 
 
 def others(t: Target) -> dict[str, str]:
-    """Another service, another model of this one, and what is no request for an answer, all as bad as can be: no alert of this
-    service is about them."""
+    """Unhealthy series that no alert may react to: another service, another model of this service, and requests that are not
+    inference requests."""
     service, model, other = replace(t, job=f"{t.job}-other"), replace(t, name=f"{t.name}-other"), "0" * 64
     probes = {"http_request_method": "GET", "le": "+Inf"}
     return {
@@ -131,7 +130,7 @@ def _budget(t: Target) -> Iterator[Case]:
         names = [f"Robustcls{kind}Budget{burn.word}" for burn in BURNS]
 
         def service(*shares: Parts, rate: float = rate, kind: str = kind) -> dict[str, str | None]:
-            """Shares of what is bad, and for how many minutes."""
+            """The series for shares of bad requests and their durations in minutes."""
             bad = growth(*((share * rate, minutes) for share, minutes in shares))
             good = growth(*(((1 - share) * rate, minutes) for share, minutes in shares))
             if kind == "Error":
@@ -147,11 +146,11 @@ def _budget(t: Target) -> Iterator[Case]:
             requests, hold = t.options.min_requests, int(burn.hold.removesuffix("m"))
             when = max(LATER, 10 * hold)
             few, enough = (service((1, when + 1), rate=requests / over) for over in (1.25 * when, when - hold - 3))
-            yield Case(name, "everything, but of few requests", few, minutes=when, alone=True)
-            yield Case(name, "everything, of enough requests", enough, frozenset([name]), when, alone=True)
+            yield Case(name, "all requests, but too few requests", few, minutes=when, alone=True)
+            yield Case(name, "all requests, and enough requests", enough, frozenset([name]), when, alone=True)
             all_at_once = service((1, ALL), rate=2 * requests)
-            yield Case(name, "everything, but not for long", all_at_once, minutes=hold, alone=True)
-            yield Case(name, "everything, for long", all_at_once, frozenset([name]), hold + 3, alone=True)
+            yield Case(name, "all requests, but not for long enough", all_at_once, minutes=hold, alone=True)
+            yield Case(name, "all requests, for long enough", all_at_once, frozenset([name]), hold + 3, alone=True)
             minutes, long, short = max(MINUTES, LONG[burn.long]), LONG[burn.long], SHORT[burn.short]
             for which, whole, end in (("long", 0.9, 1.3), ("short", 1.3, 0.9)):
                 before = min(1, (long * whole - short * end) / (long - short) * bound)
@@ -165,10 +164,10 @@ def _service(t: Target) -> Iterator[Case]:
     up, ready = _of_job(t, "up"), _of_job(t, "robustcls_ready")
     name = "RobustclsAbsent"
     yield Case(name, "nothing answers", {**gone, up: level((0, ALL))}, frozenset([name]), 4)
-    yield Case(name, "Prometheus was not told of it", gone, frozenset([name]), 4)
+    yield Case(name, "not in the configuration of Prometheus", gone, frozenset([name]), 4)
     yield Case(name, "one scrape failed", {up: blink}, minutes=SOON)
     name = "RobustclsNotReady"
-    yield Case(name, "it takes no requests", {ready: level((1, SOON - 2), (0, ALL))}, frozenset([name]), SOON)
+    yield Case(name, "it accepts no requests", {ready: level((1, SOON - 2), (0, ALL))}, frozenset([name]), SOON)
     yield Case(name, "a worker was replaced within a minute", {ready: blink}, minutes=SOON)
     name, queue = "RobustclsQueueNearlyFull", _of(t, "robustcls_queue_requests")
     yield Case(name, "115 of 128", {queue: level((3, SOON - 3), (115, ALL))}, frozenset([name]), SOON)
@@ -179,7 +178,7 @@ def _service(t: Target) -> Iterator[Case]:
     name, rate = "RobustclsRejections", max(600, t.options.min_requests / 20)
 
     def refusing(before: float, now: float, rate: float = rate) -> dict[str, str | None]:
-        """Shares of the requests."""
+        """The series for shares of refused requests before and in the last 9 minutes."""
         return {
             **{
                 _refused(t, replica): growth((before * rate / 2, ALL - 9), (now * rate / 2, 9))
@@ -192,10 +191,10 @@ def _service(t: Target) -> Iterator[Case]:
 
     yield Case(name, "6%, after 1.5%", refusing(0.015, 0.06), frozenset([name]))
     yield Case(name, "25%, after 10%", refusing(0.1, 0.25))
-    yield Case(name, "25%, since a minute", refusing(0, 0.25), minutes=MINUTES - 5)
-    yield Case(name, "half of a few more", refusing(0, 0.5, 9.2), frozenset([name]))
+    yield Case(name, "25%, but only just now", refusing(0, 0.25), minutes=MINUTES - 5)
+    yield Case(name, "half of enough requests", refusing(0, 0.5, 9.2), frozenset([name]))
     yield Case(name, "4%, after none", refusing(0, 0.04))
-    yield Case(name, "half of a few", refusing(0, 0.5, 7.2))
+    yield Case(name, "half of too few requests", refusing(0, 0.5, 7.2))
     name, restarts = "RobustclsWorkerRestarts", _of(t, "robustcls_worker_restarts_total")
     yield Case(name, "two within 10 minutes", {restarts: level((0, ALL - 10), (1, 4), (2, 6))}, frozenset([name]))
     yield Case(name, "one", {restarts: level((0, ALL - 10), (1, 10))})
@@ -208,7 +207,7 @@ def _model(t: Target) -> Iterator[Case]:
     yield Case(
         name, "it serves another model", {one: None for one in healthy(t) if "model=" in one}, frozenset([name]), 4
     )
-    yield Case(name, "a scrape without it", {_info(t, t.sha256): f"{level((1, SOON - 6))} _x6"}, minutes=SOON)
+    yield Case(name, "missing in a few scrapes", {_info(t, t.sha256): f"{level((1, SOON - 6))} _x6"}, minutes=SOON)
     name = "RobustclsOtherFile"
     yield Case(
         name, "another SHA-256", {_info(t, t.sha256): None, _info(t, other): level((1, ALL))}, frozenset([name]), SOON
@@ -216,7 +215,7 @@ def _model(t: Target) -> Iterator[Case]:
     yield Case(name, "replaced in time", {_info(t, other): level((1, 4))}, minutes=3)
     name, evaluated = "RobustclsNotEvaluated", _of(t, "robustcls_model_evaluated")
     yield Case(name, "without an evaluation", {evaluated: level((0, ALL))}, frozenset([name]), SOON)
-    yield Case(name, "without one since a minute", {evaluated: level((1, SOON - 1), (0, 2))}, minutes=SOON)
+    yield Case(name, "without an evaluation for a minute", {evaluated: level((1, SOON - 1), (0, 2))}, minutes=SOON)
     yield Case(name, "evaluated a minute ago", {evaluated: level((0, SOON), (1, 1))}, minutes=SOON)
     name, differs = "RobustclsReferenceDifference", _of(t, "robustcls_reference_logit_difference")
     yield Case(name, "a fifth above the bound", {differs: level((1.2 * t.logit_bound, ALL))}, frozenset([name]), SOON)
@@ -246,7 +245,7 @@ def _drift(t: Target) -> Iterator[Case]:
 
 
 def _outputs(t: Target) -> Iterator[Case]:
-    rest = 36  # minutes after the change: the short window, and how long it must be so
+    rest = 36  # minutes after the change: the short window and the time for which the condition must be true
     name, first, second = "RobustclsLabelShare", _label(t, "a"), _label(t, "b")
 
     def shares(now: float, rate: float = 60) -> dict[str, str | None]:
@@ -259,14 +258,14 @@ def _outputs(t: Target) -> Iterator[Case]:
     yield Case(name, "from 50% to 62%", shares(0.62), frozenset([name]))
     yield Case(name, "from 50% to 62%, just now", shares(0.62), minutes=MINUTES - 6)
     yield Case(name, "from 50% to 59%", shares(0.59))
-    yield Case(name, "from 50% to 70%, of few images", shares(0.7, few))
+    yield Case(name, "from 50% to 70%, of too few images", shares(0.7, few))
     yield Case(name, "from 50% to 70%, of enough images", shares(0.7, enough), frozenset([name]))
     name, total = "RobustclsConfidence", _of(t, "robustcls_confidence_ratio_sum")
     yield Case(name, "from 0.9 to 0.78", {total: growth((54, ALL - rest), (46.8, rest))}, frozenset([name]))
     yield Case(name, "from 0.9 to 0.78, just now", {total: growth((54, ALL - rest), (46.8, rest))}, minutes=MINUTES - 6)
     yield Case(name, "from 0.9 to 0.81", {total: growth((54, ALL - rest), (48.6, rest))})
     slow = {_label(t, one): growth((few / 2, ALL)) for one in "ab"}
-    yield Case(name, "from 0.9 to 0.7, of few images", {**slow, total: growth((54, ALL - rest), (42, rest))})
+    yield Case(name, "from 0.9 to 0.7, of too few images", {**slow, total: growth((54, ALL - rest), (42, rest))})
 
 
 def _of_job(t: Target, metric: str, **labels: str) -> str:

@@ -1,4 +1,4 @@
-"""A dashboard of Grafana, of panels that come with it."""
+"""A Grafana dashboard that uses only built-in panel types."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -7,23 +7,23 @@ from robustcls.serving.monitoring.budget import errors_ratio
 from robustcls.serving.monitoring.rules import MODEL
 from robustcls.serving.monitoring.target import Target
 
-WIDTH, HEIGHT = 24, 7  # of the grid, and of a panel
+WIDTH, HEIGHT = 24, 7  # width of the grid, height of a panel
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 class Panel(NamedTuple):
-    """One panel. queries: expression and legend; kind: timeseries or stat."""
+    """One panel of the dashboard."""
 
     title: str
     unit: str
-    queries: list[tuple[str, str]]
-    kind: str = "timeseries"
+    queries: list[tuple[str, str]]  # expression and legend
+    kind: str = "timeseries"  # or stat
     width: int = 8
     text: str = ""
 
 
 def dashboard(target: Target) -> dict[str, Any]:
-    """The content of dashboard.json."""
+    """Return the content of dashboard.json."""
     panels, x, y = [], 0, 0
     for number, panel in enumerate(_panels(target), 1):
         if x + panel.width > WIDTH:
@@ -45,7 +45,7 @@ def dashboard(target: Target) -> dict[str, Any]:
 
 
 def queries(found: dict[str, Any]) -> list[str]:
-    """Every expression of a dashboard."""
+    """Return every expression of a dashboard."""
     return [one["expr"] for panel in found["panels"] for one in panel["targets"]]
 
 
@@ -77,7 +77,7 @@ def _panels(t: Target) -> Iterator[Panel]:
             (robust("robustcls_model_robust_accuracy_lower_ratio"), "lower end"),
             (robust("robustcls_model_robust_accuracy_upper_ratio"), "upper end"),
         ],
-        "stat", 8, "An empirical upper bound with its 95% interval, by the evaluation of this very file.",
+        "stat", 8, "An empirical upper bound with its 95% interval, from the evaluation of the served file.",
     )  # fmt: skip
     yield Panel("Served", "none", [(t.of_model("robustcls_model_info"), "{{version}} {{quantization}}")], "stat", 6)
     yield Panel("Evaluated", "none", [(t.of_model("robustcls_model_evaluated"), "{{instance}}")], "stat", 6)
@@ -91,16 +91,21 @@ def _panels(t: Target) -> Iterator[Panel]:
          f"sum(rate({t.of_model(f'robustcls_{name}_seconds_count')}{over}))", name)
         for name in ("queue", "decode", "inference")
     ]  # fmt: skip
-    yield Panel("Where the time goes", "s", stages, text="Means: of a request in the queue, of a batch in the others.")
+    yield Panel(
+        "Where the time goes",
+        "s",
+        stages,
+        text="Mean times: per request for the queue, per batch for decoding and inference.",
+    )
     queue = [
         (t.of_model("robustcls_queue_requests"), "{{instance}}"),
-        (t.of_model("robustcls_queue_capacity_requests"), "room"),
+        (t.of_model("robustcls_queue_capacity_requests"), "capacity"),
         (t.of_job("robustcls_inflight_requests"), "in flight"),
     ]
     yield Panel("Queue", "none", queue)
     images = f"sum(rate({t.of_model('robustcls_batch_images_sum')}{over}))"
     batches = f"sum(rate({t.of_model('robustcls_batch_images_count')}{over}))"
-    yield Panel("Images in a batch", "none", [(f"{images} / {batches}", "mean")])
+    yield Panel("Images per batch", "none", [(f"{images} / {batches}", "mean")])
     refused = f"sum by (reason) (rate({t.of_job('robustcls_rejected_total')}{over}))"
     yield Panel("Refused", "reqps", [(refused, "{{reason}}")])
     yield Panel(
@@ -109,23 +114,23 @@ def _panels(t: Target) -> Iterator[Panel]:
             (f"max by (output) ({t.of_model('robustcls_drift_statistic')})", "{{output}}"),
             (f"max({t.of_model('robustcls_drift_threshold')})", "threshold"),
         ],
-        text="Kolmogorov-Smirnov distance of each class's probability in the last window from that at export.",
+        text="Kolmogorov-Smirnov distance between each class's probabilities in the last window and at export.",
     )  # fmt: skip
     windows = f"sum by (drifted) (increase({t.of_model('robustcls_drift_windows_total')}[{t.span('1h')}]))"
-    yield Panel("Windows in an hour", "none", [(windows, "drifted: {{drifted}}")])
+    yield Panel("Windows per hour", "none", [(windows, "drifted: {{drifted}}")])
     yield Panel("Share of each class", "percentunit", [(t.of_model("model:robustcls_label_share:now"), "{{label}}")])
     confidence = [
         (t.of_model(f"model:robustcls_confidence:mean_{name}"), word)
-        for name, word in (("now", "half an hour"), ("before", "the day before"))
+        for name, word in (("now", "last half hour"), ("before", "day before"))
     ]
     yield Panel("Confidence", "percentunit", confidence)
     difference = [
         (t.of_model("robustcls_reference_logit_difference"), "{{instance}}"),
         (f"vector({t.logit_bound:.6g})", "bound"),
     ]
-    yield Panel("Reference logits", "none", difference, text="Largest difference from those written at export.")
+    yield Panel("Reference logits", "none", difference, text="Largest difference from the logits at export.")
     restarts = f"sum by ({MODEL}) (increase({t.of_model('robustcls_worker_restarts_total')}[{t.span('1h')}]))"
-    yield Panel("Restarts in an hour", "none", [(restarts, "{{instance}}")])
+    yield Panel("Worker restarts per hour", "none", [(restarts, "{{instance}}")])
 
 
 def _quantiles(buckets: str, over: str) -> Iterator[tuple[str, str]]:

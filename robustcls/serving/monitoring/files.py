@@ -1,4 +1,4 @@
-"""The folder that `robustcls monitor DIR --write FOLDER` writes, as a whole or not at all."""
+"""Write the folder of `robustcls monitor DIR --write FOLDER`, atomically: either all of it is written or nothing."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ RECEIVER = "http://127.0.0.1:9099/"
 
 
 def contents(target: Target) -> dict[str, str]:
-    """The text of each file by its name."""
+    """Return the text of each file by its name."""
     head = f"# Made by robustcls {__version__} for {json.dumps(target.name)}, sha256 {target.sha256}\n"
     yamls = {
         PROMETHEUS: prometheus(target),
@@ -36,9 +36,9 @@ def contents(target: Target) -> dict[str, str]:
 
 
 def write(target: Target, out: str | Path) -> list[str]:
-    """Writes the folder; one that an earlier call wrote is replaced. Gives the names of its files.
+    """Write the folder, or replace one that an earlier call wrote, and return the names of its files.
 
-    Raises InputError where it holds something else, or cannot be written; then everything is as it was.
+    Raises InputError, and changes nothing, if the folder contains other files or cannot be written.
     """
     out = Path(out)
     texts = contents(target)
@@ -50,13 +50,13 @@ def write(target: Target, out: str | Path) -> list[str]:
 
 
 def check_place(out: Path) -> None:
-    """Raises InputError where nothing can be written, or a file lies that is not of ours; nothing is made."""
+    """Raise InputError if the folder cannot be written or contains other files; create nothing."""
     try:
         if out.is_dir():
             ours = {RULES, TESTS, PROMETHEUS, ALERTMANAGER, DASHBOARD}
             there = {one.name for one in out.iterdir()}
             if there and not (RULES in there and there <= ours):
-                raise InputError(f"{out} holds something else than alert rules: name another folder with `write`")
+                raise InputError(f"{out} contains other files than alert rules: name another folder with `write`")
         elif out.exists():
             raise InputError(f"{out} is a file: name a folder with `write`")
     except OSError as error:
@@ -66,7 +66,7 @@ def check_place(out: Path) -> None:
 
 
 def prometheus(target: Target) -> dict[str, Any]:
-    """The content of prometheus.yml."""
+    """Return the content of prometheus.yml."""
     return {
         "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
         "rule_files": [RULES],
@@ -76,7 +76,7 @@ def prometheus(target: Target) -> dict[str, Any]:
 
 
 def alertmanager(target: Target) -> dict[str, Any]:
-    """The content of alertmanager.yml: an example that posts to a receiver on this machine."""
+    """Return the content of alertmanager.yml, an example that posts to a receiver on this machine."""
     silent = "|".join(("RobustclsNotReady", "RobustclsModelAbsent"))
     return {
         "route": {
@@ -89,7 +89,7 @@ def alertmanager(target: Target) -> dict[str, Any]:
                 {"matchers": ['severity="ticket"'], "receiver": "webhook", "repeat_interval": target.span("3d")}
             ],
         },
-        "inhibit_rules": [  # what is down is not unready, too
+        "inhibit_rules": [  # a service that is down is not also reported as not ready
             {
                 "source_matchers": ['alertname="RobustclsAbsent"'],
                 "target_matchers": [f'alertname=~"{silent}"'],
@@ -101,7 +101,7 @@ def alertmanager(target: Target) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors, which few readers know."""
+    """A YAML dumper without anchors, which make the files harder to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What is asked of a running service, and the verdict on its state."""
+"""The policy for a running service, and the verdict on the service's state."""
 
 import re
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ SHARES = ("min_robust", "max_error_share", "max_rejected_share", "max_queue_shar
 
 @dataclass(frozen=True)
 class ServicePolicy:
-    """Bounds of a running service; None asks for nothing. Requests count from its start."""
+    """Bounds for a running service; None means no bound. Requests count from the start of the service."""
 
-    norm: str | None = None  # of the threat that min_robust is about, with eps
+    norm: str | None = None  # threat model of min_robust, together with eps
     eps: str | float | None = None
     min_robust: float | None = None  # robust accuracy of the served file, by its whole interval
-    evaluated: bool = False  # the served file must have an evaluation of its own
-    sha256: str | None = None  # of the file that must be served, or its first digits
+    evaluated: bool = False  # the served file must have its own evaluation
+    sha256: str | None = None  # of the file that must be served, or the first digits of it
     max_p50_ms: float | None = None  # time of a request, estimated from the histogram
     max_p99_ms: float | None = None
-    max_error_share: float | None = None  # requests answered with a status from 500 on
+    max_error_share: float | None = None  # requests answered with status 500 or higher
     max_rejected_share: float | None = None
-    max_queue_share: float | None = None  # of the room in the queue
+    max_queue_share: float | None = None  # of the capacity of the queue
     max_restarts: float | None = None  # of workers
     min_confidence: float | None = None  # mean probability of the predicted class
-    max_reference_difference: float | None = None  # of a logit of the reference images
+    max_reference_difference: float | None = None  # largest difference of a logit of the reference images
 
     def __post_init__(self) -> None:
         for name in (one.name for one in fields(self) if one.name.startswith(("min_", "max_"))):
@@ -48,7 +48,7 @@ class ServicePolicy:
 
     @classmethod
     def load(cls, path: str | Path) -> tuple["ServicePolicy", list[str]]:
-        """From a TOML file, and the keys in it that only `robustcls gate` can answer. Raises InputError."""
+        """Read a TOML file; return the policy, and the keys in it that only `robustcls gate` checks. Raises InputError."""
         values = read_toml(path, "`policy`")
         own = {one.name for one in fields(cls)}
         others = {one.name for one in fields(Policy)} - own
@@ -58,28 +58,28 @@ class ServicePolicy:
             raise InputError(f"{path}: {error}") from None
         if found.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{1,64}", found.sha256):
             raise InputError(
-                f"{path}: sha256 = {found.sha256!r:.80} is no SHA-256: give its hexadecimal digits, or the first"
+                f"{path}: sha256 = {found.sha256!r:.80} is not a SHA-256: give its hexadecimal digits, or the first ones"
             )
         return found, [name for name in values if name in others and name != "name"]
 
     @property
     def is_empty(self) -> bool:
-        """Whether it asks for nothing; a threat alone asks for nothing."""
+        """Whether the policy has no bounds; a threat model alone is not a bound."""
         return self == ServicePolicy(norm=self.norm, eps=self.eps)
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at: PASS, FAIL or INCONCLUSIVE, in words."""
+    """The result of one check: its status (PASS, FAIL or INCONCLUSIVE) and a text."""
 
     status: str
     text: str
 
 
 def judge(state: State, policy: ServicePolicy) -> list[Finding]:
-    """What is wrong with a service by itself, and all that the policy asks for.
+    """Return the faults of a service, and the results for all bounds of the policy.
 
-    Without a policy a service must be ready, serve a model, not have drifted in its last window, and have reproduced its
-    reference; only what is wrong is listed then.
+    With any policy, a service must be ready, serve a model, show no drift in its last window, and reproduce its reference
+    logits; of these checks, only failures are listed.
     """
     return [
         *_own_faults(state),
@@ -115,13 +115,11 @@ def _model(model: Model, policy: ServicePolicy) -> Iterator[Finding]:
     if policy.sha256 is not None:
         fits = model.sha256.startswith(policy.sha256.lower()) and policy.sha256 != ""
         yield Finding(
-            PASS if fits else FAIL, f"{model.name}: serves the file {model.sha256[:12]}, asked {policy.sha256[:12]}"
+            PASS if fits else FAIL, f"{model.name}: serves the file {model.sha256[:12]}, required {policy.sha256[:12]}"
         )
     if policy.evaluated and policy.min_robust is None:
         missing = "" if model.evaluated else "no "
-        yield Finding(
-            PASS if model.evaluated else FAIL, f"{model.name}: {missing}evaluation of the file that is served"
-        )
+        yield Finding(PASS if model.evaluated else FAIL, f"{model.name}: {missing}evaluation of the served file")
     if policy.min_robust is not None:
         yield _robust(model, policy, policy.min_robust)
     queue = None if model.queued is None or not model.capacity else model.queued / model.capacity
@@ -135,13 +133,12 @@ def _model(model: Model, policy: ServicePolicy) -> Iterator[Finding]:
 
 
 def _robust(model: Model, policy: ServicePolicy, least: float) -> Finding:
-    """As the gate: PASS needs the whole interval at or above the bound, FAIL has it below."""
+    """The result for robust accuracy, by the rule of `gate`: PASS if the whole interval is at or above the bound, FAIL if it is
+    below."""
     threat = "" if policy.norm is None else f" under {policy.norm} {policy.eps}"
     found = [one for one in model.robust if policy.eps is None or _same(one.norm, one.eps, policy)]
     if not model.evaluated or not found:
-        return Finding(
-            FAIL, f"{model.name}: no evaluation{threat} of the file that is served, asked at least {least:.1%}"
-        )
+        return Finding(FAIL, f"{model.name}: no evaluation{threat} of the served file, required at least {least:.1%}")
     return max((_judged(model.name, one, least) for one in found), key=lambda one: _WORSE.index(one.status))
 
 
@@ -152,9 +149,9 @@ def _judged(name: str, found: Robust, least: float) -> Finding:
     status = PASS if found.lower >= least else FAIL if found.upper < least else INCONCLUSIVE
     interval = f"{found.accuracy:.1%} [{found.lower:.1%}, {found.upper:.1%}]"
     threat = f"under {found.norm} {found.eps}"
-    if not (found.norm and found.eps):  # of what is robust under nobody knows what, nothing follows
-        status, threat = INCONCLUSIVE, "under no norm and radius that its evaluation names"
-    return Finding(status, f"{name}: robust accuracy {interval} {threat}, asked at least {least:.1%}")
+    if not (found.norm and found.eps):  # without a threat model, robust accuracy means nothing
+        status, threat = INCONCLUSIVE, "under an unknown norm and radius"
+    return Finding(status, f"{name}: robust accuracy {interval} {threat}, required at least {least:.1%}")
 
 
 def _same(norm: str, eps: str, policy: ServicePolicy) -> bool:
@@ -165,14 +162,14 @@ def _same(norm: str, eps: str, policy: ServicePolicy) -> bool:
 
 
 def _bound(policy: ServicePolicy, name: str, words: str, value: float | None) -> Iterator[Finding]:
-    """Nothing where the policy does not ask; INCONCLUSIVE where there was no traffic to measure it on."""
+    """The result for one bound: none if the policy does not set it, INCONCLUSIVE if there was no traffic to measure on."""
     bound = getattr(policy, name)
     if bound is None:
         return
     show = "{:.1%}" if name in SHARES else "{:.4g} ms" if name.endswith("_ms") else "{:.4g}"
-    asked = f"asked at {'least' if name.startswith('min') else 'most'} {show.format(bound)}"
+    required = f"required at {'least' if name.startswith('min') else 'most'} {show.format(bound)}"
     if value is None:
-        yield Finding(INCONCLUSIVE, f"{words}: not measured yet, {asked}")
+        yield Finding(INCONCLUSIVE, f"{words}: not measured yet, {required}")
         return
     fits = value >= bound if name.startswith("min") else value <= bound
-    yield Finding(PASS if fits else FAIL, f"{words} {show.format(value)}, {asked}")
+    yield Finding(PASS if fits else FAIL, f"{words} {show.format(value)}, {required}")

@@ -1,4 +1,4 @@
-"""What a running service says of itself: its metrics and whether it is ready, in one reading."""
+"""Read the metrics of a running service, and whether it is ready."""
 
 import json
 import math
@@ -16,15 +16,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from robustcls.core.errors import InputError
 
 MOST_BYTES = 16 << 20
-SECONDS = 5.0  # for an answer
+SECONDS = 5.0  # timeout of a request
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Upper bounds in rising order with the number of values at or below each, the sum, and the count."""
+    """A histogram of Prometheus."""
 
-    bounds: tuple[tuple[float, float], ...] = ()
-    total: float = 0.0
+    bounds: tuple[
+        tuple[float, float], ...
+    ] = ()  # ascending upper bounds, each with the number of values at or below it
+    total: float = 0.0  # sum of the values
     count: float = 0.0
 
     @property
@@ -32,7 +34,7 @@ class Histogram:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """Estimated as Prometheus does, linearly within a bucket; the last finite bound for what lies above it."""
+        """Estimate a quantile as Prometheus does, linearly within a bucket; at most the last finite bound. None if empty."""
         if not self.count or not self.bounds:
             return None
         rank, below, before = share * self.bounds[-1][1], 0.0, 0.0
@@ -47,8 +49,9 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Reading:
-    """The samples of a service at one time. ready, and the reasons why not: what /v2/health/ready says. at: seconds of a clock
-    that never goes back.
+    """The samples of a service at one time.
+
+    ready, reasons: the answer of /v2/health/ready, and why the service is not ready. at: seconds of a monotonic clock.
     """
 
     ready: bool
@@ -58,7 +61,7 @@ class Reading:
 
     @classmethod
     def parse(cls, text: str, ready: bool, at: float = 0.0, reasons: tuple[str, ...] = ()) -> "Reading":
-        """Of the text of /metrics. Raises InputError where it is none."""
+        """Parse the text of /metrics. Raises InputError if it is not one of a robustcls service."""
         samples: dict[str, list[tuple[dict[str, str], float]]] = {}
         try:
             for family in text_string_to_metric_families(text):
@@ -69,35 +72,35 @@ class Reading:
                 f"/metrics is not in the format of Prometheus: {' '.join(str(error).split()):.100}"
             ) from None
         if "robustcls_ready" not in samples:
-            raise InputError("/metrics has no robustcls_ready: it is no service of robustcls: give the address of one")
+            raise InputError("/metrics has no robustcls_ready: give the address of a robustcls service")
         return cls(ready, samples, at, reasons)
 
     def values(self, name: str, **labels: str) -> Iterator[tuple[dict[str, str], float]]:
-        """The samples of a name that have these labels."""
+        """The samples of a metric that have these labels."""
         for found, value in self.samples.get(name, ()):
             if labels.items() <= found.items():
                 yield found, value
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The sum over the samples; None where there are none."""
+        """The sum over the samples; None if there are none."""
         found = [value for _, value in self.values(name, **labels)]
         return sum(found) if found else None
 
     def by(self, name: str, label: str, **labels: str) -> dict[str, float]:
-        """The sums by the values of one label."""
+        """The sums of the samples for each value of one label."""
         found: dict[str, float] = {}
-        for its, value in self.values(name, **labels):
-            found[its.get(label, "")] = found.get(its.get(label, ""), 0.0) + value
+        for own, value in self.values(name, **labels):
+            found[own.get(label, "")] = found.get(own.get(label, ""), 0.0) + value
         return found
 
     def histogram(self, name: str, **labels: str) -> Histogram:
-        """Of all series that have these labels, together."""
+        """The sum of all histograms that have these labels."""
         by_bound = {float(bound): number for bound, number in self.by(f"{name}_bucket", "le", **labels).items()}
         total, count = (self.value(f"{name}_{part}", **labels) or 0.0 for part in ("sum", "count"))
         return Histogram(tuple(sorted(by_bound.items())), total, count)
 
     def since(self, earlier: "Reading") -> "Reading":
-        """This reading with what counts up counted from an earlier one; as it is where the service began anew."""
+        """This reading with counters relative to an earlier reading; unchanged if the service has restarted since."""
         before = {
             (name, tuple(sorted(labels.items()))): value
             for name, found in earlier.samples.items()
@@ -113,20 +116,20 @@ class Reading:
 
 
 def read(url: str) -> Reading:
-    """Asks a service for /v2/health/ready and /metrics, and nothing else. Raises InputError where it does not answer."""
+    """Read /v2/health/ready and /metrics of a service, nothing else. Raises InputError if the service does not answer."""
     base = base_of(url)
-    ready, said = _get(f"{base}/v2/health/ready")
+    ready, health = _get(f"{base}/v2/health/ready")
     status, text = _get(f"{base}/metrics")
     if status != 200:
         raise InputError(f"{base}/metrics answers with status {status}: give the address of robustcls serve")
     try:
-        return Reading.parse(text, ready == 200, monotonic(), _reasons(said))
+        return Reading.parse(text, ready == 200, monotonic(), _reasons(health))
     except InputError as error:
         raise InputError(f"{base}{error}") from None
 
 
 def _reasons(text: str) -> tuple[str, ...]:
-    """Why a service is not ready, as it says in JSON."""
+    """The reasons why a service is not ready, from its JSON answer."""
     try:
         found = json.loads(text)["reasons"]
         return tuple(str(one) for one in found) if isinstance(found, list) else ()
@@ -135,19 +138,19 @@ def _reasons(text: str) -> tuple[str, ...]:
 
 
 def base_of(url: str) -> str:
-    """`http://HOST:PORT`, and a path where the service lies below one. Raises InputError."""
+    """Return `http://HOST:PORT`, with a path if the service has one. Raises InputError."""
     try:
         parts = urllib.parse.urlsplit(url)
         fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii()
     except ValueError:
         fits = False
     if not fits or parts.query or parts.fragment or parts.username or any(not one.isprintable() for one in url + " "):
-        raise InputError(f"{url} is no address of a service: give one such as http://127.0.0.1:8080")
+        raise InputError(f"{url} is not the address of a service: give one such as http://127.0.0.1:8080")
     return url.rstrip("/").removesuffix("/metrics").rstrip("/")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Only the address that was given is asked."""
+    """Refuse redirects, so that only the given address is contacted."""
 
     def redirect_request(self, *_: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The state of a service in lines of 80 columns."""
+"""Show the state of a service in lines of 80 columns."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -7,12 +7,12 @@ from robustcls.serving.monitoring.reading import Histogram
 from robustcls.serving.monitoring.state import Model, State
 
 COLUMNS, INDENT = 80, 13
-MOST = 8  # classes that are shown
-KEPT = "\u00a0"  # a space at which no line ends
+MOST = 8  # largest number of classes shown
+KEPT = "\u00a0"  # a space at which lines are not broken
 
 
 def screen(url: str, state: State, seconds: float | None = None) -> str:
-    """seconds: since the reading that the counters start from; None: they start with the service."""
+    """Return the text of the screen. seconds: time span of the counters; None if they count from the start of the service."""
     lines = [_clip(f"{url}  {'ready' if state.ready else 'NOT READY'}", COLUMNS)]
     lines += wrapped(_head("traffic"), _traffic(state, seconds))
     lines += wrapped(_head("latency"), f"{_quantiles(state.requests)} of a request")
@@ -36,10 +36,10 @@ def _traffic(state: State, seconds: float | None) -> str:
 
 
 def _model(model: Model) -> Iterator[tuple[str, str]]:
-    yield "file", f"sha256 {model.sha256[:12]}, {'' if model.evaluated else 'NO '}evaluation of this very file"
+    yield "file", f"sha256 {model.sha256[:12]}, {'' if model.evaluated else 'NO '}evaluation of this file"
     for one in model.robust:
         yield "robust", f"{one.accuracy:.1%} [{one.lower:.1%}, {one.upper:.1%}] under {one.norm} {one.eps}"
-    reference = "not told" if model.reference is None else f"{model.reference:.2g}"
+    reference = "not known" if model.reference is None else f"{model.reference:.2g}"
     yield "reference", f"largest difference of a logit: {reference}"
     yield "queue", f"{_number(model.queued)} of {_number(model.capacity)} requests"
     mean = "" if model.batch.mean is None else f", {model.batch.mean:.1f} images on average"
@@ -57,7 +57,7 @@ def _number(value: float | None) -> str:
 
 def _drift(model: Model) -> str:
     if model.threshold is None:
-        return "not watched"
+        return "not monitored"
     bad, every = model.windows.get("true", 0.0), sum(model.windows.values())
     windows = f"{bad:,.0f} of {every:,.0f} windows had drifted"
     if not model.drift:
@@ -70,7 +70,7 @@ def _drift(model: Model) -> str:
 
 
 def _shares(numbers: Mapping[str, float], total: float) -> str:
-    """The largest first: `cat: 60.0%, dog: 40.0%`."""
+    """The shares as text, the largest first: `cat: 60.0%, dog: 40.0%`."""
     ranked = sorted(((name, number) for name, number in numbers.items() if number), key=lambda one: -one[1])
     if not ranked:
         return "none"
@@ -81,7 +81,7 @@ def _shares(numbers: Mapping[str, float], total: float) -> str:
 
 
 def _item(name: str, text: str) -> str:
-    """`name: text` that no line break parts."""
+    """`name: text`, without a place for a line break."""
     return f"{name}: {text}".replace(" ", KEPT)
 
 
@@ -95,7 +95,7 @@ def _quantiles(found: Histogram) -> str:
 
 
 def wrapped(head: str, text: str) -> list[str]:
-    """The text after its head, in lines that fit, all but the first indented to it."""
+    """Wrap the text to lines that fit, the first after the head, the others indented to it."""
     lines = textwrap.wrap(
         _plain(text), COLUMNS, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     )
@@ -112,5 +112,5 @@ def _clip(text: str, most: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without what would move a terminal's cursor: names come from the network."""
+    """The text without control characters, which could move the cursor of a terminal: names come from the network."""
     return "".join(letter if letter.isprintable() or letter == KEPT else "?" for letter in text)

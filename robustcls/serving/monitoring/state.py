@@ -1,4 +1,4 @@
-"""The state of a service and of each model that it serves, from one reading."""
+"""The state of a service and of each of its models, from one reading."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from robustcls.serving.monitoring.target import REQUESTS
 
 @dataclass(frozen=True)
 class Robust:
-    """Robust accuracy by the evaluation of the served file, and the ends of its 95% interval, NaN where it does not say."""
+    """Robust accuracy from the evaluation of the served file, and the ends of its 95% interval; NaN if they are missing."""
 
     norm: str
     eps: str
@@ -21,7 +21,7 @@ class Robust:
 
 @dataclass(frozen=True)
 class Model:
-    """What is told of one version of a model."""
+    """The state of one version of a model."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class Model:
 
     @property
     def drifted(self) -> list[str]:
-        """The outputs above the threshold, the farthest first."""
+        """The outputs above the drift threshold, the largest first."""
         above = [
             name for name, value in self.drift.items() if self.threshold is not None and not value <= self.threshold
         ]
@@ -56,19 +56,20 @@ class Model:
 
 @dataclass(frozen=True)
 class State:
-    """What a service tells. Requests are those for a model's answer."""
+    """The state of a service. Requests are inference requests only."""
 
-    ready: bool  # to a balancer and by its own metric
-    reasons: tuple[str, ...]  # why not, as it says
+    ready: bool  # by /v2/health/ready and by the metric
+    reasons: tuple[str, ...]  # why it is not ready
     requests: Histogram  # seconds
-    failed: float  # answers with a status from 500 on
-    rejected: dict[str, float]  # requests by reason
+    failed: float  # answers with status 500 or higher
+    rejected: dict[str, float]  # refused requests by reason
     inflight: float
     models: list[Model]
 
     @classmethod
     def of(cls, now: Reading, counted: Reading | None = None) -> "State":
-        """counted: the reading with counters since an earlier one; without it, they count from the service's start."""
+        """Return the state of a reading. counted: the reading with counters relative to an earlier one; without it, counters
+        start with the service."""
         counted = counted or now
         by_status = counted.by(f"{REQUESTS}_count", "http_response_status_code", http_request_method="POST")
         return cls(

@@ -1,4 +1,4 @@
-"""The service that is watched: where it answers, what it serves, and what is expected of it."""
+"""The monitored service: its address, the model that it must serve, and its objectives."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ OF_MODEL = ("job", "instance", "model", "version")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What the rules are made of.
+    """The model and the objectives for which rules and dashboard are written.
 
-    job: its name in Prometheus. logit_bound: largest difference of a reference logit. speed: how many times shorter all
-    durations are than said, for tests against the clock.
+    job: the name of the scrape job in Prometheus. logit_bound: largest allowed difference of a reference logit. speed: factor
+    by which all durations are shortened, for tests in real time.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Target:
 
     @classmethod
     def of(cls, model: ServedModel, options: MonitorConfig) -> "Target":
-        """For an artefact. Raises InputError where its reference cannot be read."""
+        """Return the target for an artefact. Raises InputError if its reference cannot be read."""
         path = model.folder / REFERENCE
         try:
             with numpy.load(path, allow_pickle=False) as reference:
@@ -47,17 +47,18 @@ class Target:
 
     @property
     def latency_bound(self) -> float:
-        """The largest bound of the histogram that is not above the latency asked for: what can be counted."""
+        """The largest bucket of the latency histogram that is not above the latency objective, because only buckets can be
+        counted."""
         latency = self.options.latency
         bounds = [bound for bound in SECONDS if bound <= latency * (1 + 1e-9)]
         if not bounds or not latency < float("inf"):
             raise InputError(
-                f"`latency={latency:g}` cannot be counted: give seconds from {SECONDS[0]} to {SECONDS[-1]:g}"
+                f"`latency={latency:g}` cannot be measured: give seconds from {SECONDS[0]} to {SECONDS[-1]:g}"
             )
         return bounds[-1]
 
     def span(self, duration: str) -> str:
-        """A duration such as `5m` as Prometheus writes it, shortened by `speed`."""
+        """A duration such as `5m` in the format of Prometheus, shortened by `speed`."""
         if self.speed == 1:
             return duration
         unit = duration.lstrip("0123456789")
@@ -65,19 +66,19 @@ class Target:
         return f"{max(1, milliseconds)}ms"
 
     def of_job(self, metric: str, *conditions: str) -> str:
-        """A selector of the service's series."""
+        """A selector for the service's time series."""
         return select(metric, {"job": self.job}, *conditions)
 
     def of_model(self, metric: str, *conditions: str) -> str:
-        """A selector of the model's series."""
+        """A selector for the model's time series."""
         return select(metric, {"job": self.job, "model": self.name}, *conditions)
 
     def requests(self, part: str = "count", *conditions: str) -> str:
-        """A selector of the requests for a model's answer, the only ones that are posted: no probe, no scrape."""
+        """A selector for inference requests. Only these use POST; probes and scrapes do not."""
         return self.of_job(f"{REQUESTS}_{part}", 'http_request_method="POST"', *conditions)
 
 
 def select(metric: str, labels: Mapping[str, str], *conditions: str) -> str:
-    """`metric{name="value",...}`; a value may hold any letter."""
+    """Return `metric{name="value",...}`; values are escaped and may contain any character."""
     parts = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items()]
     return f"{metric}{{{','.join([*parts, *conditions])}}}"

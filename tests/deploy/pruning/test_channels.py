@@ -133,8 +133,8 @@ class Attention(nn.Module):
         (None, {"ratio": 1.0}, "ratio=1 leaves no channels"),
         (None, {"ratio": 0.0}, "leaves all channels"),
         (None, {"ratio": 0.95}, "leaves no channel of a layer that has 8: give 0.875 or less"),
-        (None, {"ratio": 0.01}, "removes none: raise one or lower the other"),
-        (None, {"multiple": 0}, "multiple=0 is no number"),
+        (None, {"ratio": 0.01}, "removes no channel: raise `ratio` or lower `multiple`"),
+        (None, {"multiple": 0}, "multiple=0 is not a number"),
         (Fixed(), {}, "the channels of chain cannot be pruned: "),
         (Attention(), {}, "chain has attention layers"),
     ],
@@ -161,7 +161,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, batch):
 
 @needs_torch_pruning
 def test_a_method_that_leaves_what_no_checkpoint_can_keep_is_refused(batch):
-    with pytest.raises(InputError, match="leaves layers that no checkpoint can keep"):
+    with pytest.raises(InputError, match="leaves layers that a checkpoint cannot describe"):
         prune(chain(), f"{__name__}:widen", *batch)
 
 

@@ -397,8 +397,8 @@ def test_the_page_and_the_card_show_both_models(evaluation):
     assert "## What runs" in card
     assert "| union of all |" in card
     bare = replace(evaluation, artefact=Artefact(1000, 10))
-    assert "original was not at hand" in shown_text(render([bare]))
-    assert "Its original was not measured beside it" in model_card(bare)
+    assert "because the original model was not given" in shown_text(render([bare]))
+    assert "The original model was not measured" in model_card(bare)
     plain = replace(evaluation, artefact=None)
     assert "Union of all" not in shown_text(render([plain]))
     assert "What runs" not in model_card(plain).split("## Limits")[0]

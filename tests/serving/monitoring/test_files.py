@@ -177,9 +177,9 @@ def test_latency_is_counted_to_a_bound_of_the_histogram_that_is_not_above_it(ask
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"slo": 1.0}, "no objective"),
+        ({"slo": 1.0}, "not an objective"),
         ({"slo": 0.9}, "0.95 or more"),
-        ({"latency_slo": float("nan")}, "no objective"),
+        ({"latency_slo": float("nan")}, "not an objective"),
         ({"min_requests": 0}, "1 or more"),
         ({"target": "localhost"}, "HOST:PORT"),
         ({"target": "localhost:99999"}, "HOST:PORT"),
@@ -193,7 +193,7 @@ def test_options_that_cannot_be_are_refused(options, words):
 
 @pytest.mark.parametrize("latency", [0, 0.0001, -1, float("nan"), float("inf")])
 def test_a_latency_that_cannot_be_counted_is_refused_before_anything_is_written(latency, tmp_path):
-    with pytest.raises(InputError, match="cannot be counted"):
+    with pytest.raises(InputError, match="cannot be measured"):
         files.write(target(latency=latency), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +212,7 @@ def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path):
 def test_a_folder_that_holds_something_else_is_left_alone(names, tmp_path):
     for name in names:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="contains other files"):
         files.write(target(), tmp_path)
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
 

@@ -109,7 +109,7 @@ def test_robust_accuracy_without_a_threat_model_is_open():
 
 def test_the_finding_names_the_threat_of_the_evaluation():
     (finding,) = judge(state(), ServicePolicy(min_robust=0.4))
-    assert "robust accuracy 43.1% [40.0%, 46.2%] under linf 8/255, asked at least 40.0%" in finding.text
+    assert "robust accuracy 43.1% [40.0%, 46.2%] under linf 8/255, required at least 40.0%" in finding.text
 
 
 @pytest.mark.parametrize("order", [("1/255", "8/255"), ("8/255", "1/255"), ("9/255", "8/255")])
@@ -169,8 +169,8 @@ def test_a_file_of_the_gate_is_taken_and_what_only_the_gate_can_answer_is_named(
         ('max_p99_ms = "fast"', "not a number"),
         ('norm = "linf"', "norm and eps together"),
         ("max_p99_ms = ", "not TOML"),
-        ('sha256 = ""', "no SHA-256"),
-        ('sha256 = "xyz"', "no SHA-256"),
+        ('sha256 = ""', "not a SHA-256"),
+        ('sha256 = "xyz"', "not a SHA-256"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(text, words, tmp_path):

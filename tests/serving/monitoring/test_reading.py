@@ -106,7 +106,7 @@ def test_addresses(url, base):
      "http://h/a b\n", "http://h\u00fc"],
 )  # fmt: skip
 def test_addresses_that_are_refused(url):
-    with pytest.raises(InputError, match="no address of a service"):
+    with pytest.raises(InputError, match="not the address of a service"):
         base_of(url)
 
 

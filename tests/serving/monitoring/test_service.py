@@ -34,14 +34,14 @@ def test_a_running_service_is_shown(service):
     assert "4 requests since its start, 0 failed (0.00%)" in done.stdout
     assert "refused    protocol: 25.0%" in done.stdout
     assert "4.0 images on average" in done.stdout
-    assert "NO evaluation of this very file" in done.stdout
+    assert "NO evaluation of this file" in done.stdout
 
 
 def test_a_policy_that_asks_for_an_evaluation_fails(service, tmp_path):
     (tmp_path / "policy.toml").write_text("evaluated = true\nmax_error_share = 0.0\n")
     done = monitor(service.address, "--policy", str(tmp_path / "policy.toml"))
     assert done.returncode == 1
-    assert "failed  small: no evaluation of the file that is served" in done.stdout
+    assert "failed  small: no evaluation of the served file" in done.stdout
     assert "met     requests that failed 0.0%" in done.stdout
 
 
