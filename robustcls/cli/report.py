@@ -233,8 +233,8 @@ def measure(
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
     from robustcls.core import plugins
-    from robustcls.evaluation.beside import certificates_at
     from robustcls.evaluation.budget import estimate
+    from robustcls.evaluation.certificate_match import certificates_at
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
@@ -255,7 +255,7 @@ def measure(
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, its.plan.methods, config.quiet)
         if not page.overwrite:
-            subject.inside, said = certificates_at(out, subject)
+            subject.certificates, said = certificates_at(out, subject)
             note(said, config.quiet or not said)
         budget, text = its.begin(given)
         note(text, config.quiet)

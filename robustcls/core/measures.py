@@ -2,7 +2,7 @@
 
     NAME/__init__.py   MEASURE, a `Measure`. Read by `--help`: it imports neither torch nor pydantic.
     NAME/record.py     RECORD, the type of what was measured: pydantic, without torch. NAME is its key in evaluation.json.
-    NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.complete`.
+    NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.run_measures`.
     NAME/section.py    what the report shows, as `robustcls.reporting.sections` says: a function NAME, without torch, with its
                        template section.html; of several, section_ONE.py has the function ONE. Title and place are in MEASURE.
     NAME/card.md       what the model card shows, where it shows something: a template like reporting/assets/card.md.

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,12 @@ from robustcls.core.threat import Norm, ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
-from robustcls.evaluation.beside import difference
-from robustcls.evaluation.bound import bound, check_precision, radii_of
+from robustcls.evaluation.certificate_match import difference
+from robustcls.evaluation.certify_by_bounds import certify_by_bounds, check_precision, radii_of
+from robustcls.evaluation.certify_by_smoothing import certify_by_smoothing, or_none
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.curves import parse_grid
 from robustcls.evaluation.journal import Journal, kept_in
-from robustcls.evaluation.smooth import or_none, smooth
 from robustcls.evaluation.subject import Subject, load_subject, make_subject
 from robustcls.models.loading import read_model
 from robustcls.models.wrappers.smoothed import Smoothed, check_sigma, smoothed
@@ -160,7 +161,7 @@ def _by_smoothing(
         fitted, _ = classifier_of(model, x, labels=y)
         model = smoothed(fitted, sigma=sigma)
     subject = make_subject(model, x, y, NO_PERTURBATION)
-    return Certificates.of(smooth(subject, smoothing, config, journal, radii)[0])
+    return Certificates.of(certify_by_smoothing(subject, smoothing, config, journal, radii)[0])
 
 
 def _by_bounds(
@@ -182,7 +183,7 @@ def _by_bounds(
         )
     threat = ThreatModel(config.norm, max(radii))
     found = radii_of(threat, radii)
-    return Certificates.of(bound(make_subject(model, x, y, threat), config, journal, found)[0])
+    return Certificates.of(certify_by_bounds(make_subject(model, x, y, threat), config, journal, found)[0])
 
 
 def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]]:
@@ -224,7 +225,8 @@ def certify_spec(spec: str, config: CertifyConfig) -> "Task":
     largest = f"no radius above {smoothing.largest:.3g} can be certified with {smoothing.n:,} draws"
     beyond = ", ".join(f"{radius:g}" for radius in radii or () if radius > smoothing.largest)
     remark = f"{largest}: at {beyond} the curve is 0" if beyond else largest
-    return Task(subject, config, "l2", lambda journal: smooth(subject, smoothing, config, journal, radii), [remark])
+    prove = partial(certify_by_smoothing, subject, smoothing, config, radii=radii)
+    return Task(subject, config, "l2", prove, [remark])
 
 
 def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None) -> "Task":
@@ -234,10 +236,10 @@ def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None
     config = replace(config)
     config.eps = None if radii is None else max(radii)
     subject = load_subject(spec, config)
-    found = radii_of(subject.threat, radii)
+    radii = radii_of(subject.threat, radii)
     subject.notes = [line for line in subject.notes if not line.startswith("threat ")]
     large = "bounds of a large network certify little or nothing, however robust it is"
-    return Task(subject, config, subject.threat.norm, lambda journal: bound(subject, config, journal, found), [large])
+    return Task(subject, config, subject.threat.norm, partial(certify_by_bounds, subject, config, radii=radii), [large])
 
 
 @dataclass

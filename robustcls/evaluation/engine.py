@@ -143,8 +143,8 @@ class Engine:
 
     def note(self, attempts: Attempts, norm: str) -> Attempts:
         """The same attempts, held to the certificates of the model, where it has some. norm: of their distances."""
-        if (inside := self.subject.inside) is not None:
-            inside.note(self.subject.model, norm, self.subject.index[attempts.indices], attempts)
+        if (certificates := self.subject.certificates) is not None:
+            certificates.note(self.subject.model, norm, self.subject.index[attempts.indices], attempts)
         return attempts
 
     def _attack_mine(self, attack: NamedAttack, rows: Tensor, threat, stream, start, progress) -> Iterator[Attempts]:

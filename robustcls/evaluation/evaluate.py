@@ -17,17 +17,17 @@ from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.evaluation.budget import Budget
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
+from robustcls.evaluation.certificate_check import check_certificates
 from robustcls.evaluation.checks import run_checks
 from robustcls.evaluation.checks._check import looked_at
-from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.engine import Engine, Over, never
-from robustcls.evaluation.hold import hold
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.rejection import under_detector
+from robustcls.evaluation.run_measures import run_measures
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.evaluation.under_noise import accuracy_under_noise
@@ -88,15 +88,17 @@ def evaluate_subject(
     size = evaluation.provenance.config["batch_size"]
     if options is not None:
         _record_options(evaluation, options)
-    held = partial(hold, subject, evaluation, seed=plan.seed, batch_size=size, progress=progress is not None)
-    held()
+    check = partial(
+        check_certificates, subject, evaluation, seed=plan.seed, batch_size=size, progress=progress is not None
+    )
+    check()
     if plan.measures is not None:
-        complete(
+        run_measures(
             subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
         )
         if evaluation.provenance.service:
             evaluation.provenance.service.queries = _queries(subject)
-        held()  # to what the measures found, too
+        check()  # again, with the adversarial examples that the measures found
     return evaluation
 
 

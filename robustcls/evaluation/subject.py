@@ -25,11 +25,11 @@ from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
 from robustcls.data.spec import may_have_trained_on
 from robustcls.data.splits import SAMPLING_RULE, load_split
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
-from robustcls.evaluation.held_out import detector_of
-from robustcls.evaluation.inside import Inside
+from robustcls.evaluation.detector_threshold import detector_of
 from robustcls.evaluation.targets import aimed
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, map_classes, read_model
 from robustcls.models.remote import remote_of
@@ -78,7 +78,9 @@ class Subject:
     spec: str = ""  # as `--model` named it; "" of a module that was given in Python
     flags: str = ""  # of the command that evaluates it
     asked_before: int = 0  # images that a service had answered before, where the model is one
-    inside: Inside | None = None  # certificates of this very model on these samples, to which its attacks are held
+    certificates: AttackedCertificates | None = (
+        None  # of this model on these samples; the attacks are checked against them
+    )
     images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
 
     @property

@@ -17,7 +17,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
 from robustcls.evaluation.config import AttackConfig
-from robustcls.evaluation.held_out import detector_of
+from robustcls.evaluation.detector_threshold import detector_of
 from robustcls.evaluation.suites import DRAWS, fast, rand
 from robustcls.evaluation.verify import verify
 from robustcls.models.wrappers.averaged import averaged, restart

@@ -23,13 +23,13 @@ from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
+from robustcls.evaluation.artefact_speed import size_of_file, size_of_module, time_runs
 from robustcls.evaluation.attacks import NamedAttack, as_attacks
 from robustcls.evaluation.cascade import Outcome, run_cascade
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.measures.artefact.record import Artefact, Labels, Latency, Maps, Side
 from robustcls.evaluation.measures.artefact.verdict import BOUNDS, masking
 from robustcls.evaluation.measures.calibration.measure import reliability
-from robustcls.evaluation.running import size_of_file, size_of_module, time_runs
 from robustcls.evaluation.subject import Subject, Surrogate
 from robustcls.models.onnx.net import net_of
 from robustcls.models.onnx.operators.straight import gradients_past_ranges

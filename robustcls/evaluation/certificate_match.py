@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.wrapped import read_wrapped
-from robustcls.evaluation.inside import Inside
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
 from robustcls.evaluation.subject import Subject
 from robustcls.models.wrappers.smoothed import Smoothed
 from robustcls.results.records import Certified, Evaluation
@@ -32,7 +32,7 @@ def difference(evaluation: Evaluation, subject: Subject, whose: str = "certified
     return ""
 
 
-def certificates_at(path: Path, subject: Subject) -> tuple[Inside | None, str]:
+def certificates_at(path: Path, subject: Subject) -> tuple[AttackedCertificates | None, str]:
     """The certificates of an evaluation at `path`, where they are of the subject's classifier and samples, in the norm of its
     threat, and what is to be said of them; None where there are none to keep beside its attacks."""
     try:
@@ -48,10 +48,12 @@ def certificates_at(path: Path, subject: Subject) -> tuple[Inside | None, str]:
         differs = f"has certificates in {norm}, and the attacks are in {subject.threat.norm}"
     if differs:
         return None, f"the certificates in {path} are not kept beside the attacks: it {differs}"
-    return Inside(earlier.certified, subject.model), f"the certificates in {path} are kept, beside the attacks"
+    return AttackedCertificates(
+        earlier.certified, subject.model
+    ), f"the certificates in {path} are kept, beside the attacks"
 
 
-def inside_of(certificates: Any, subject: Subject) -> Inside:
+def certificates_from(certificates: Any, subject: Subject) -> AttackedCertificates:
     """Those that `robustcls.certify` made of the same model and images. Raises InputError where they cannot be."""
     record = getattr(certificates, "record", certificates)
     if not isinstance(record, Certified):
@@ -78,7 +80,7 @@ def inside_of(certificates: Any, subject: Subject) -> Inside:
         raise InputError("`certificates` are of other images: certify the very ones that are attacked")
     if record.weights_sha256 != ours["weights_sha256"]:
         raise InputError("`certificates` are of a model with other weights: certify the very one that is attacked")
-    return Inside(record, subject.model)
+    return AttackedCertificates(record, subject.model)
 
 
 def digests(subject: Subject) -> dict[str, str]:

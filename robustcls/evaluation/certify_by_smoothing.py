@@ -14,7 +14,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
-from robustcls.evaluation.beside import digests
+from robustcls.evaluation.certificate_match import digests
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -32,7 +32,7 @@ COMPARED = 32  # draws on which the copy must agree with the model
 TIMES = range(4)  # of sigma, the radii of the curve
 
 
-def smooth(
+def certify_by_smoothing(
     subject: Subject,
     smoothing: Smoothing,
     config: CertifyConfig,

@@ -24,8 +24,8 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.images import as_tensor
 from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
-from robustcls.evaluation.beside import inside_of
 from robustcls.evaluation.budget import estimate
+from robustcls.evaluation.certificate_match import certificates_from
 from robustcls.evaluation.config import FPR, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.evaluate import evaluate_subject, state
 from robustcls.evaluation.journal import kept_in
@@ -126,7 +126,7 @@ def evaluate_tensors(
             subject.detector = make_detector(score, config.fpr or FPR, subject.model, images)
     subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
     if certificates is not None:
-        subject.inside = inside_of(certificates, subject)
+        subject.certificates = certificates_from(certificates, subject)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,

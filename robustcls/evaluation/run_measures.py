@@ -46,7 +46,7 @@ class Task:
         return self.measure.load().seconds(pace)
 
 
-def complete(
+def run_measures(
     subject: Subject,
     plan: Plan,
     evaluation: Evaluation,

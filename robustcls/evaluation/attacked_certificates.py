@@ -13,7 +13,7 @@ KEPT = 1000  # images at most, to be asked again
 
 
 @dataclass(eq=False)
-class Inside:
+class AttackedCertificates:
     """Every verified attempt of every attack is held to the certificates, whatever it was made for."""
 
     record: Certified

@@ -16,7 +16,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.beside import digests
+from robustcls.evaluation.certificate_match import digests
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -42,7 +42,7 @@ def radii_of(threat: ThreatModel, radii: Sequence[float] | None) -> list[float]:
     return found
 
 
-def bound(
+def certify_by_bounds(
     subject: Subject, config: CertifyConfig, journal: Journal | None, radii: Sequence[float]
 ) -> tuple[Certified, list[int]]:
     """The record, and the model's answers, N. Raises InputError for a model that is no plain network."""

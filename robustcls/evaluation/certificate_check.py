@@ -13,9 +13,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.progress import Bar
 from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
+from robustcls.evaluation.certify_by_smoothing import as_certified
 from robustcls.evaluation.examples import Examples
-from robustcls.evaluation.inside import Inside
-from robustcls.evaluation.smooth import as_certified
 from robustcls.evaluation.subject import Subject
 from robustcls.models.wrappers.smoothed import Smoothed
 from robustcls.results.contradictions import Contradiction, check_of, contradictions, put, reach
@@ -27,30 +27,32 @@ from robustcls.runtime.stored import Stored
 SAME = 1e-6  # by which a saved image may differ from the data's
 
 
-def hold(subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False) -> None:
+def check_certificates(
+    subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False
+) -> None:
     """Puts the certificates of the subject beside its attacks, and the check of both; none where it has no certificates.
 
     A sample that is certified by smoothing and counted broken is asked again: PREDICT of Cohen et al. 2019 (arXiv:1902.02918)
     on the very example, with as many draws as the certificate had and at its alpha. A vote that abstains, or gives the label,
     is no contradiction.
     """
-    inside = subject.inside
-    if inside is None:
+    certificates = subject.certificates
+    if certificates is None:
         return
-    evaluation.certified = inside.record
-    found = contradictions(evaluation, inside.distance)
+    evaluation.certified = certificates.record
+    found = contradictions(evaluation, certificates.distance)
     answers: dict[int, int] = {}
-    if inside.record.method == "smoothing":
-        images = _images(subject, evaluation, inside, found)
-        answers = ask(subject, inside, images, seed=seed, batch_size=batch_size, progress=progress)
+    if certificates.record.method == "smoothing":
+        images = _images(subject, evaluation, certificates, found)
+        answers = ask(subject, certificates, images, seed=seed, batch_size=batch_size, progress=progress)
     put(evaluation, check_of(evaluation, found, answers))
 
 
 def _images(
-    subject: Subject, evaluation: Evaluation, inside: Inside, found: Mapping[int, Contradiction]
+    subject: Subject, evaluation: Evaluation, certificates: AttackedCertificates, found: Mapping[int, Contradiction]
 ) -> dict[int, list[Tensor]]:
     """By index, as far as they are at hand, the clearest example and the one that counts; a clean image always is."""
-    images = {name: [image] for name, (_, image) in inside.images.items() if name in found}
+    images = {name: [image] for name, (_, image) in certificates.images.items() if name in found}
     examples = evaluation.examples
     for row, name in enumerate(subject.index.tolist()):
         if name not in found:
@@ -71,7 +73,7 @@ def _is_kept(examples: Examples, row: int, radius: float) -> bool:
 
 def ask(
     subject: Subject,
-    inside: Inside,
+    certificates: AttackedCertificates,
     images: Mapping[int, Sequence[Tensor]],
     *,
     seed: int,
@@ -82,7 +84,7 @@ def ask(
     them, else that it abstains for one, else the label."""
     if not images:
         return {}
-    record, label = inside.record, {one.index: one.label for one in inside.record.samples}
+    record, label = certificates.record, {one.index: one.label for one in certificates.record.samples}
     assert isinstance(subject.model, Smoothed)
     assert record.n is not None
     assert record.alpha is not None
@@ -95,7 +97,7 @@ def ask(
         classes = form(x[None]).shape[1]
 
         def answer(name: int, image: Tensor) -> int:
-            known = inside.answers.setdefault(name, [])
+            known = certificates.answers.setdefault(name, [])
             for other, found in known:
                 if torch.equal(other, image):
                     return found
@@ -116,7 +118,7 @@ def ask(
     return answers
 
 
-def hold_loaded(
+def check_earlier_attacks(
     subject: Subject,
     evaluation: Evaluation,
     examples: str | Path | None,
@@ -127,15 +129,15 @@ def hold_loaded(
 ) -> None:
     """The same for attacks that were made before. examples: the npz that `save_examples` of those attacks wrote."""
     assert evaluation.certified is not None
-    inside = subject.inside = Inside(evaluation.certified, subject.model)
+    certificates = subject.certificates = AttackedCertificates(evaluation.certified, subject.model)
     if examples is not None:
         rows = {int(name): row for row, name in enumerate(subject.index.tolist())}
-        ball = ThreatModel.parse(f"{inside.record.norm}:0")
+        ball = ThreatModel.parse(f"{certificates.record.norm}:0")
         for name, image in read_examples(examples, subject).items():
             far = ball.distance(image[None], subject.x[torch.tensor([rows[name]])]).item()
-            if far <= inside.reach.get(name, -1.0):
-                inside.images[name] = 0.0, image
-    hold(subject, evaluation, seed=seed, batch_size=batch_size, progress=progress)
+            if far <= certificates.reach.get(name, -1.0):
+                certificates.images[name] = 0.0, image
+    check_certificates(subject, evaluation, seed=seed, batch_size=batch_size, progress=progress)
 
 
 def read_examples(path: str | Path, subject: Subject) -> dict[int, Tensor]:
