@@ -322,7 +322,7 @@ def test_brackets_behind_a_suite_change_nothing():
 
 @pytest.mark.parametrize("suite", [{}, {"suite": "fast"}, {"suite": "targeted"}, {"attacks": "sigma_zero"}])
 def test_nothing_aims_in_l0(suite, net):
-    with pytest.raises(InputError, match="no attack of ours aims at a class in l0: leave out `target`"):
+    with pytest.raises(InputError, match="no built-in attack aims at a class in l0: leave out `target`"):
         robustcls.evaluate(net, *samples(5), "l0:5", target="second", **suite)
 
 
