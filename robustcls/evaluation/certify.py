@@ -175,7 +175,7 @@ def _by_bounds(
 ) -> Certificates:
     check_precision(config)
     for name in draws:
-        raise InputError(f"`{name}` is of smoothing, and bounds have no draws: leave it out, or leave out `method`")
+        raise InputError(f"`{name}` is for smoothing, and bounds have no draws: leave it out, or leave out `method`")
     if config.norm is None or not radii:
         raise InputError(
             "bounds are proven in one norm, at some radii: give `norm` and `eps_grid`, such as `norm=linf` and "

@@ -225,7 +225,7 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
             (
                 f"{HERE}:linear",
                 (*BOUNDS, "0.1", f"--{name}", value),
-                f"--{name} is of smoothing, and bounds have no draws",
+                f"--{name} is for smoothing, and bounds have no draws",
             )
             for name, value in (("draws", 1000), ("select-draws", 10), ("alpha", 0.4))
         ),

@@ -343,7 +343,7 @@ def test_a_quick_look_in_l0_takes_an_attack_that_knows_it(net):
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
         ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
-        ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
+        ({"fpr": 0.05, "held_out": None}, "needs a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
         ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
         ({"attacks": "apgd_reject", "held_out": None}, "attacks a model with a detector"),
