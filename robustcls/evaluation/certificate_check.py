@@ -1,4 +1,4 @@
-"""An evaluation's attacks held to the certificates beside them; see `robustcls.results.contradictions` for the check."""
+"""Check an evaluation's attacks against its certificates; `robustcls.results.contradictions` makes the self-check."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,17 +24,17 @@ from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.stored import Stored
 
-SAME = 1e-6  # by which a saved image may differ from the data's
+SAME = 1e-6  # tolerance when comparing a saved image with that of the data
 
 
 def check_certificates(
     subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False
 ) -> None:
-    """Puts the certificates of the subject beside its attacks, and the check of both; none where it has no certificates.
+    """Add the subject's certificates to the evaluation, and the self-check that no attack contradicts them.
 
-    A sample that is certified by smoothing and counted broken is asked again: PREDICT of Cohen et al. 2019 (arXiv:1902.02918)
-    on the very example, with as many draws as the certificate had and at its alpha. A vote that abstains, or gives the label,
-    is no contradiction.
+    Without certificates, nothing happens. If a sample is certified by smoothing and was counted as broken, the vote is repeated
+    on the adversarial example: PREDICT of Cohen et al. 2019 (arXiv:1902.02918), with as many draws as the certificate and at
+    its alpha. A vote that abstains or gives the label is no contradiction.
     """
     certificates = subject.certificates
     if certificates is None:
@@ -44,14 +44,18 @@ def check_certificates(
     answers: dict[int, int] = {}
     if certificates.record.method == "smoothing":
         images = _images(subject, evaluation, certificates, found)
-        answers = ask(subject, certificates, images, seed=seed, batch_size=batch_size, progress=progress)
+        answers = repeat_votes(subject, certificates, images, seed=seed, batch_size=batch_size, progress=progress)
     put(evaluation, check_of(evaluation, found, answers))
 
 
 def _images(
     subject: Subject, evaluation: Evaluation, certificates: AttackedCertificates, found: Mapping[int, Contradiction]
 ) -> dict[int, list[Tensor]]:
-    """By index, as far as they are at hand, the clearest example and the one that counts; a clean image always is."""
+    """Return the images on which to repeat the vote, by index, as far as they are in memory.
+
+    These are the example with the largest margin and the example that counted as success, or the clean image if that is
+    misclassified.
+    """
     images = {name: [image] for name, (_, image) in certificates.images.items() if name in found}
     examples = evaluation.examples
     for row, name in enumerate(subject.index.tolist()):
@@ -65,13 +69,13 @@ def _images(
 
 
 def _is_kept(examples: Examples, row: int, radius: float) -> bool:
-    """Whether the example of a row is there, and no farther away than that."""
+    """Whether the adversarial example of a row is in memory, and lies within this radius."""
     if not examples.success[row] or examples.distance[row] > radius:
         return False
     return not isinstance(examples.x_adv, Stored) or bool(examples.x_adv.kept[row])
 
 
-def ask(
+def repeat_votes(
     subject: Subject,
     certificates: AttackedCertificates,
     images: Mapping[int, Sequence[Tensor]],
@@ -80,8 +84,11 @@ def ask(
     batch_size: int,
     progress: bool = False,
 ) -> dict[int, int]:
-    """By index, what the vote of the smoothed model gives for its images (C,H,W): a wrong class if it gives one for any of
-    them, else that it abstains for one, else the label."""
+    """Return the vote of the smoothed model on the images (each C,H,W) of each sample, by index.
+
+    The result is a wrong class if the vote gives one for any image of the sample, else ABSTAIN if it abstains on any, else the
+    label.
+    """
     if not images:
         return {}
     record, label = certificates.record, {one.index: one.label for one in certificates.record.samples}
@@ -98,9 +105,9 @@ def ask(
 
         def answer(name: int, image: Tensor) -> int:
             known = certificates.answers.setdefault(name, [])
-            for other, found in known:
-                if torch.equal(other, image):
-                    return found
+            for earlier, vote in known:
+                if torch.equal(earlier, image):
+                    return vote
 
             def votes(n: int, purpose: int) -> Tensor:
                 key = (seed, STREAM, name, purpose, len(known))
@@ -110,10 +117,10 @@ def ask(
             return known[-1][1]
 
         with Bar(len(images), "ask again", "image", show=progress) as bar:
-            for name, its in images.items():
-                found = [answer(name, image) for image in its]
-                wrong = [one for one in found if one not in (ABSTAIN, label[name])]
-                answers[name] = wrong[0] if wrong else ABSTAIN if ABSTAIN in found else label[name]
+            for name, own_images in images.items():
+                given = [answer(name, image) for image in own_images]
+                wrong = [one for one in given if one not in (ABSTAIN, label[name])]
+                answers[name] = wrong[0] if wrong else ABSTAIN if ABSTAIN in given else label[name]
                 bar.advance(1)
     return answers
 
@@ -127,7 +134,10 @@ def check_earlier_attacks(
     batch_size: int,
     progress: bool = False,
 ) -> None:
-    """The same for attacks that were made before. examples: the npz that `save_examples` of those attacks wrote."""
+    """Check the attacks of an evaluation that was saved earlier against its new certificates.
+
+    examples: the npz that `save_examples` wrote for those attacks, if it is available.
+    """
     assert evaluation.certified is not None
     certificates = subject.certificates = AttackedCertificates(evaluation.certified, subject.model)
     if examples is not None:
@@ -141,8 +151,10 @@ def check_earlier_attacks(
 
 
 def read_examples(path: str | Path, subject: Subject) -> dict[int, Tensor]:
-    """By index, the adversarial examples of a file that `Examples.save` wrote. Raises InputError where it is another file, or
-    of other images than the subject's."""
+    """Return the adversarial examples of a file that `Examples.save` wrote, by index.
+
+    Raises InputError if it is another file, or was made from other images than the subject's.
+    """
     wrong = f"{path} holds no adversarial examples: give the file that `robustcls attack --save-examples` wrote"
     try:
         with np.load(path, allow_pickle=False) as file:
