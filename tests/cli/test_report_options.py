@@ -99,7 +99,7 @@ def test_where_the_fewest_samples_may_take_longer_it_is_not_called_kept(cli, che
     result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "pgd(steps=100)")
     assert result.status == 0, result.err
     said = " ".join(result.err.split())
-    assert "of the budget of 2 minutes, at whose end they are stopped, and the evaluation says so; reduced from" in said
+    assert "of the budget of 2 minutes, after which they are stopped, and the evaluation says so; reduced from" in said
     assert "n = 4, the fewest, for the budget of 2 minutes" in said
     assert "to keep" not in Evaluation.load("evaluation.json").reduced["attacks"]
 
