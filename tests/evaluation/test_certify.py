@@ -147,7 +147,7 @@ BOUNDS = {"method": "bounds", "norm": "linf", "eps_grid": "1/255"}
         (BOUNDS | {"norm": "l1"}, "bounds do not know the norm l1"),
         (BOUNDS | {"norm": "l7"}, "unknown norm 'l7'"),
         (BOUNDS | {"sigma": 0.25}, "bounds have no noise"),
-        (BOUNDS | {"n": 100}, "`n` is of smoothing"),
+        (BOUNDS | {"n": 100}, "`n` is for smoothing"),
         (BOUNDS | {"precision": "bf16"}, "leave out `precision=bf16`"),
         (BOUNDS | {"draws": 100}, "unknown option 'draws'"),
         ({"sigma": 0.25, "n": 1e4}, r"n=10000\.0 is no whole number: give one such as n=10000"),

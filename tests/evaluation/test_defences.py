@@ -341,11 +341,11 @@ def test_a_quick_look_in_l0_takes_an_attack_that_knows_it(net):
         ({"detector": lambda x, logits: x.nothing}, "failed: AttributeError"),
         ({"detector": lambda x, logits: logits[:, 0] * torch.nan}, "not finite"),
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
-        ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
+        ({"detector": unconfident, "fpr": 1.0}, "not a false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
         ({"fpr": 0.05, "held_out": None}, "needs a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
-        ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
+        ({"detector": unconfident, "suite": "rand"}, "not evaluated together with a random model"),
         ({"attacks": "apgd_reject", "held_out": None}, "attacks a model with a detector"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whether the graph that gives an exported file its gradients is the file's."""
+"""Whether the PyTorch graph of an exported file predicts the same as the file."""
 
 import warnings
 
