@@ -225,14 +225,14 @@ class Together(TwoClasses):
         (TwoClasses(), {"sigma": -0.25}, "noise without spread proves nothing"),
         (TwoClasses(), {"sigma": math.nan}, "noise without spread proves nothing"),
         (TwoClasses(), {"n": 9}, "9 draws cannot certify anything at alpha 0.001, even if all give one class: take 10"),
-        (TwoClasses(), {"n0": 0}, "0 draws choose no class"),
-        (TwoClasses(), {"alpha": 0}, "is no probability of error"),
+        (TwoClasses(), {"n0": 0}, "0 draws cannot choose a class"),
+        (TwoClasses(), {"alpha": 0}, "is not a valid probability of error"),
         (TwoClasses(), {"alpha": 0.5}, "is no probability of error"),
         (TwoClasses(), {"precision": "fp17"}, "precision 'fp17' is not known"),
         (Random(), {}, "the model is itself random"),
         (robustcls.averaged(Random()), {}, "the model is itself random"),
         (robustcls.averaged(robustcls.smoothed(TwoClasses(), sigma=0.25)), {}, "the model is itself random"),
-        (Together(), {}, "depend on the batch around it"),
+        (Together(), {}, "depend on the rest of the batch"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(model, options, said):

@@ -121,7 +121,7 @@ def test_other_transforms_are_not_judged():
         ("two", "one", "warn", "the network normalises again"),
         ("two", "two", "warn", "; of the surrogate: "),
         ("one", "one", "pass", "behind"),
-        ("one", "untold", "pass", "of the surrogate: what lies before"),
+        ("one", "untold", "pass", "of the surrogate: the preprocessing before"),
         ("untold", "two", "warn", "of the surrogate"),
     ],
 )
