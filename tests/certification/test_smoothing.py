@@ -227,7 +227,7 @@ class Together(TwoClasses):
         (TwoClasses(), {"n": 9}, "9 draws cannot certify anything at alpha 0.001, even if all give one class: take 10"),
         (TwoClasses(), {"n0": 0}, "0 draws cannot choose a class"),
         (TwoClasses(), {"alpha": 0}, "is not a valid probability of error"),
-        (TwoClasses(), {"alpha": 0.5}, "is no probability of error"),
+        (TwoClasses(), {"alpha": 0.5}, "is not a valid probability of error"),
         (TwoClasses(), {"precision": "fp17"}, "precision 'fp17' is not known"),
         (Random(), {}, "the model is itself random"),
         (robustcls.averaged(Random()), {}, "the model is itself random"),
