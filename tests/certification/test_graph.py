@@ -92,7 +92,7 @@ def test_in_place_is_refused_where_the_images_do_not_show_it():
     x, y = torch.full((1, 1, 4, 4), 0.998), torch.tensor([1])
     assert net(x).argmax(1) == 1
     assert net(x - 0.03).argmax(1) == 0
-    with pytest.raises(InputError, match="writes on"):
+    with pytest.raises(InputError, match="overwrites"):
         certify_bounds(net.eval(), x, y, "linf:0.03")
 
 
