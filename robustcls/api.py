@@ -25,7 +25,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.images import collect
 from robustcls.data.splits import load_split
 from robustcls.deploy.artefact import export as export
-from robustcls.evaluation import measured
+from robustcls.evaluation import tensor_evaluation
 from robustcls.evaluation.certify import certify as certify
 from robustcls.models import loading
 from robustcls.models.checkpoint import Arch
@@ -304,7 +304,7 @@ def evaluate(
     x, y = collect(images, labels)
     if isinstance(source := options.get("transfer_from"), str | Path):
         options["transfer_from"] = load(source, input_size=x.shape[1:])
-    return measured.evaluate_tensors(
+    return tensor_evaluation.evaluate_tensors(
         model, x, y, _threat_model(threat), attacks, suite, options,
         batch_size=batch_size, seed=seed, name=name, resume=resume, progress=progress,
     )  # fmt: skip

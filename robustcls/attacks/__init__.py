@@ -1,1 +1,1 @@
-"""Attacks: (model, x, y, threat, *, ..., generator=None) -> x_adv. One per file; the file's name is the plug-in's name."""
+"""Attacks: (model, x, y, threat, *, ..., generator=None) -> x_adv. Most files hold one attack and bear its name."""

@@ -1,10 +1,10 @@
-"""How attacks of foolbox (Rauber et al. 2017, arXiv:1707.04131) run here.
+"""Run attacks of foolbox (Rauber et al. 2017, arXiv:1707.04131).
 
-Whatever foolbox tries goes through one criterion, which keeps for each sample the nearest adversarial example in the
-threat model's norm. That is the result, at whatever distance; where there is none it is the clean image.
+Every image that foolbox tries passes through one criterion, which keeps for each sample the nearest adversarial example in the
+norm of the threat model. This is the result, at whatever distance; without one the clean image is returned.
 
-foolbox draws its random numbers for a batch as a whole, from torch's, numpy's and Python's global generators. Here each
-sample draws its own, or all samples, of whatever batch, share the same.
+foolbox draws random numbers for a batch as a whole, from the global generators of torch, numpy and Python. Here each sample
+draws its own, or all samples share the same, so that results do not depend on how the samples are split into batches.
 """
 
 import logging
@@ -40,13 +40,14 @@ def run_foolbox(
     shows_all: bool = False,
     untold: bool = False,
 ) -> Tensor:
-    """The result of an attack of foolbox.
+    """Return the result of an attack of foolbox, N,C,H,W.
 
     Args:
-        target: N target classes, for an attack that can aim.
-        others: M,C,H,W, for an attack that needs a start: tried where noise gives none.
-        shows_all: the attack passes all that it tries to the criterion, and returns a black image where it finds nothing.
-        untold: so does this one, and it would end with the last misclassified sample of the batch: it is told of none.
+        target: N target classes, for an attack that can be targeted.
+        others: M,C,H,W, for an attack that needs a starting point: images tried if noise gives none.
+        shows_all: the attack passes every image that it tries to the criterion, and returns a black image if it finds nothing.
+        untold: like shows_all, but the attack would stop once all samples of the batch are misclassified, so the criterion
+            reports no success to it.
     """
     import eagerpy
     from foolbox.models import PyTorchModel
@@ -62,7 +63,7 @@ def run_foolbox(
             found = starts.found
             if not found.any():
                 return result
-            # Copies of the first that has one pad the batch: in a smaller one logits round otherwise.
+            # Pad the batch with copies of the first sample that has a start: in a smaller batch, logits round differently.
             padded = torch.where(found, torch.arange(len(y), device=y.device), found.nonzero()[0])
             x, y, options["starting_points"] = x[padded], y[padded], eagerpy.astensor(starts.x_adv[padded])
         nearest = Nearest(x, y, threat, targeted=aims)
@@ -83,7 +84,7 @@ def run_foolbox(
 
 
 class _IntoBox(torch.autograd.Function):
-    """Clips images to the box, beyond which a model may mean nothing; attacks that step over it keep their gradient.
+    """Clip images to the box, outside which a model's outputs may be meaningless, and pass the gradient through unchanged.
 
     Entries of the gradient that are not finite become 0.
     """
@@ -98,7 +99,7 @@ class _IntoBox(torch.autograd.Function):
 
 
 class _OwnDraws(TorchFunctionMode):
-    """Inside, torch.rand and torch.randn of N images draw for each of x (N,C,H,W) from its own stream."""
+    """Inside this context, torch.rand and torch.randn of N images draw from a separate stream for each image of x (N,C,H,W)."""
 
     def __init__(self, x: Tensor, generator: SampleGenerator) -> None:
         super().__init__()
@@ -119,9 +120,9 @@ class _OwnDraws(TorchFunctionMode):
 
 
 class _Raised(nn.Module):
-    """The model with the true class's logit raised by twice what a clear error takes, or a target's lowered.
+    """The model with the true class's logit raised, or the target's lowered, by twice the margin of a tie.
 
-    An attack that converges on the boundary is then past it. goal: of every batch.
+    An attack that converges on this model's boundary has clearly crossed the original one. goal: the same for every batch.
     """
 
     def __init__(self, model: nn.Module, goal: Goal) -> None:
@@ -135,9 +136,9 @@ class _Raised(nn.Module):
 
 
 def _criterion(nearest: Nearest, *, tells: bool) -> Any:
-    """A criterion of foolbox, on the raised logits of `_Raised`, that keeps the nearest adversarial example that it sees.
+    """Return a foolbox criterion, on the logits of `_Raised`, that keeps the nearest adversarial example that it sees.
 
-    tells: the attack which are; else that none is.
+    tells: report to the attack which images are adversarial; otherwise report that none is.
     """
     import eagerpy
     from foolbox.criteria import Misclassification, TargetedMisclassification
@@ -156,7 +157,7 @@ def _criterion(nearest: Nearest, *, tells: bool) -> Any:
 
 @contextmanager
 def _seeded(generator: Generator | None, device: torch.device) -> Iterator[None]:
-    """The global generators, from which foolbox draws, follow `generator`; afterwards they are as they were."""
+    """Seed the global generators, from which foolbox draws, from `generator`, and restore their state afterwards."""
     cuda = [device] if device.type == "cuda" else []
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(cuda):
@@ -180,7 +181,7 @@ def _seeded(generator: Generator | None, device: torch.device) -> Iterator[None]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without foolbox's warnings, and without its log calls setting up the root logger for good."""
+    """Suppress foolbox's warnings, and keep its log calls from configuring the root logger permanently."""
     silent = logging.NullHandler()
     logging.root.addHandler(silent)
     try:

@@ -1,4 +1,4 @@
-"""What an attack is after: any class but the true one, or the class `target`."""
+"""The goal of an attack: any class but the true one (untargeted), or the class `target` (targeted)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,22 @@ Loss = Callable[..., Tensor]  # logits N,K and labels -> N; larger is better for
 
 @dataclass(frozen=True)
 class Goal:
-    """labels: the true classes, which an attack leaves, or the targets, which it goes to; N.
+    """Untargeted or targeted misclassification of N samples.
 
-    The functions take the labels of the rows at hand.
+    labels: N; the true classes, which an untargeted attack moves away from, or the target classes, which a targeted attack
+    moves towards. The methods take the labels of the rows they are given, since samples leave the batch during an attack.
     """
 
     labels: Tensor
     targeted: bool = False
-    measure: Loss = margin  # how far the labels' logits are behind
+    measure: Loss = margin  # by how much another class leads the label; larger is farther from the label
 
     @classmethod
     def of(cls, y: Tensor, target: Tensor | None) -> "Goal":
-        """Raises InputError where a target is no label for each sample."""
+        """Return the goal of an attack on labels y (N), or towards the classes `target` (N).
+
+        Raises InputError if the target is not one integer class per sample.
+        """
         if target is None:
             return cls(y)
         if target.shape != y.shape or target.is_floating_point():
@@ -32,18 +36,21 @@ class Goal:
         return cls(target, targeted=True)
 
     def ascent(self, loss: Loss) -> Loss:
-        """The loss to maximise: as it is away from the true class, negative towards a target."""
+        """Return the loss to maximise: the loss itself for an untargeted attack, its negative for a targeted one."""
         return (lambda logits, labels: -loss(logits, labels)) if self.targeted else loss
 
     def closeness(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Larger is closer to the goal, above 0 is there: N."""
+        """Return how close each sample is to the goal, N: larger is closer, and above 0 the goal is reached."""
         return self.ascent(self.measure)(logits, labels)
 
     def reached(self, logits: Tensor, labels: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
-        """Whether the model errs, or gives the target, and by more than a tie: N, bool."""
+        """Whether the sample is misclassified, or predicted as the target, by more than a tie: N, bool."""
         return (hits if self.targeted else misclassified)(logits, labels, tie=tie)
 
 
 def hits(logits: Tensor, target: Tensor, *, tie: float = ATTACK_TIE) -> Tensor:
-    """Whether the target leads every other class by more than `tie`, a share of the logits compared: N, bool."""
+    """Whether the target's logit exceeds every other by more than a tie: N, bool.
+
+    tie: relative to the two logits that are compared.
+    """
     return -margin(logits, target) > tie * tie_scale(logits, target)

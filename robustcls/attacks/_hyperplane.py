@@ -1,8 +1,8 @@
-"""The shortest way from a point of the box [0, 1] to a hyperplane, inside the box.
+"""The shortest perturbation from a point of the box [0, 1] to a hyperplane, within the box.
 
-A pixel can move as far as the wall ahead of it, its room. In linf all pixels go equally far and in l2 in proportion to
-their weight, until each meets its wall; in l1 the pixels of the largest weight go first, each to its wall, and in
-l0 those of the largest weight times room.
+Each pixel can move until it reaches 0 or 1; this distance is its `room`. In linf all pixels move equally far, and in l2 in
+proportion to their weight, until each has used its room. In l1 the pixels with the largest weight move first, each by its
+whole room; in l0 those with the largest weight times room.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-_PASSES = 50  # Newton's method needs five or so; each pass moves towards the answer and never beyond it
+_PASSES = 50  # an upper limit: Newton's method needs about five, and no pass overshoots the solution
 
 
 def to_hyperplane(norm: str, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """The delta of smallest norm with w . (x + delta) = b and x + delta in [0, 1]; where there is none, the closest: N,D.
+    """Return the delta of smallest norm with w . (x + delta) = b and x + delta in [0, 1], or the one closest to that: N,D.
 
     x: N,D in [0, 1]; w: N,D; b: N.
     """
@@ -26,10 +26,10 @@ def to_hyperplane(norm: str, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each pixel at its own speed for the same time: the time at which weight . min(time * speed, room) = lack.
+    """Move each pixel at its own speed for the same time, until weight . min(time * speed, room) = lack: N,D.
 
-    The gain is concave in time, so Newton's method from the left stays left of the answer, and it ends exactly, once no
-    further pixel meets its wall.
+    The left side is concave in time, so Newton's method started below the solution stays below it, and it reaches the
+    solution exactly once no further pixel uses up its room.
     """
     speed_of, tiny = speed(weight), torch.finfo(lack.dtype).tiny
     rate = weight * speed_of
@@ -39,7 +39,7 @@ def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tenso
         missing = lack - torch.linalg.vecdot(weight, torch.minimum(way, room))
         slope = torch.linalg.vecdot(rate, (way < room).to(rate.dtype))
         step = torch.where(slope > 0, missing / slope.clamp_min(tiny), 0)
-        going = step > 1e-6 * time  # each to its own end, whatever the others take
+        going = step > 1e-6 * time  # per sample, so that the result does not depend on the rest of the batch
         if not going.any():
             break
         time = torch.where(going, time + step, time)
@@ -47,9 +47,10 @@ def _together(weight: Tensor, room: Tensor, lack: Tensor, speed: Callable[[Tenso
 
 
 def _l1(weight: Tensor, room: Tensor, lack: Tensor) -> Tensor:
-    """Few pixels suffice as a rule: of the largest weights as many are ordered as the neediest sample takes.
+    """Move the pixels with the largest weights, each by its whole room, until the hyperplane is reached: N,D.
 
-    Out of reach every pixel goes to its wall.
+    Usually few pixels suffice, so only as many weights are sorted as the sample that needs most requires. If the hyperplane
+    is out of reach, every pixel moves by its whole room.
     """
     beyond = lack >= torch.linalg.vecdot(weight, room) * (1 - 1e-6)
     goal = torch.where(beyond, 0, lack)

@@ -1,4 +1,4 @@
-"""What minimum-norm attacks share: the nearest adversarial example of all that were tried, and images to begin from."""
+"""Shared parts of minimum-norm attacks: the nearest adversarial example found so far, and starting points."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -15,15 +15,17 @@ from robustcls.core.subset import in_turn
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-# Images tried as a start: so many for each sample, of which the nearest is taken, and more for those without any, up to so
-# many; then so many other images, drawn from all samples, so that the batch decides nothing.
+# Images tried as starting points: FIRST for each sample, of which the nearest adversarial one is taken; for samples without
+# any, more up to STARTS; then up to OTHERS images of other samples. These are chosen from all samples, not from the batch, so
+# that results do not depend on the batch size.
 FIRST, STARTS, OTHERS = 30, 200, 100
 
 
 def lead(logits: Tensor, y: Tensor, other: Tensor | None = None, *, targeted: bool = False) -> Tensor:
-    """By how much the class `other` (N), or any, leads y, less twice a tie: an attack that converges on 0 is past the boundary.
+    """Return by how much the class `other` (N), or the best wrong class, leads y, minus twice a tie: N.
 
-    targeted: by how much y, the target, leads all others. Returns N.
+    An attack that converges on 0 has therefore clearly crossed the decision boundary. targeted: y is the target; return by
+    how much it leads all other classes.
     """
     logits = logits.float()
     ahead = Goal(y, targeted).closeness(logits, y) if other is None else gap(logits, y, other)
@@ -31,24 +33,24 @@ def lead(logits: Tensor, y: Tensor, other: Tensor | None = None, *, targeted: bo
 
 
 class Nearest:
-    """Of each sample the nearest adversarial example that was tried, in the norm of the threat model; x without one."""
+    """Keep each sample's nearest adversarial example so far, in the norm of the threat model; x if there is none."""
 
     def __init__(self, x: Tensor, y: Tensor, threat: ThreatModel, *, targeted: bool = False) -> None:
-        """targeted: y are classes to go to, not labels to leave."""
+        """targeted: y are the target classes, not the labels."""
         self.x, self.y, self.threat, self.goal = x, y, threat, Goal(y, targeted)
         self.x_adv, self.distance = x, torch.full_like(x[:, 0, 0, 0], torch.inf)
 
     @property
     def found(self) -> Tensor:
-        """N, whether there is one."""
+        """Whether an adversarial example was found: N, bool."""
         return self.distance.isfinite()
 
     def add(self, x_adv: Tensor, logits: Tensor) -> Tensor:
-        """Which of these images, by their logits, are adversarial: N."""
+        """Take these images with their logits, and return which of them are adversarial: N, bool."""
         return self.keep(x_adv, self.goal.reached(logits, self.y))
 
     def keep(self, x_adv: Tensor, adversarial: Tensor) -> Tensor:
-        """As `add`, where the caller decides which are adversarial; what is not finite is no image."""
+        """Like `add`, but the caller decides which images are adversarial. Images that are not finite never are."""
         distance = self.threat.distance(x_adv, self.x)
         adversarial = adversarial & distance.isfinite()
         nearer = adversarial & (distance < self.distance)
@@ -64,8 +66,10 @@ def search(
     goal: Goal,
     generator: Generator | None,
 ) -> Tensor:
-    """What `run(x, labels of the goal, generator)` gives for the samples that have not reached it; the others are their own
-    nearest."""
+    """Run `run(x, labels of the goal, generator)` on the samples that have not reached the goal, and return x_adv of all.
+
+    Samples that are already misclassified are their own nearest adversarial example.
+    """
     result, labels = x.clone(), goal.labels
     with torch.no_grad():
         rows = (~goal.reached(model(x), labels)).nonzero().squeeze(1) if len(x) else labels
@@ -77,10 +81,10 @@ def search(
 def minimum_norm(
     *norms: str, positive: Sequence[str], least: Mapping[str, int] | None = None, mask: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Declares an attack that looks for the nearest example in one of the norms, and runs it as `search` does.
+    """Decorate an attack that looks for the nearest adversarial example in one of the norms, and run it through `search`.
 
-    positive: options that must be above 0; least: the smallest values of others; mask: whether it keeps to one. The attack
-    raises InputError for another norm, and for other values.
+    positive: options that must be above 0. least: the smallest allowed values of other options. mask: whether the attack
+    respects a mask. The decorated attack raises InputError for another norm or for option values out of range.
     """
 
     def declare(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -115,13 +119,14 @@ def find_starts(
     *,
     targeted: bool = False,
 ) -> Nearest:
-    """An adversarial image for each sample, wherever it lies; targeted: one that the model gives the class y.
+    """Return an adversarial image for each sample, at whatever distance; targeted: an image predicted as class y.
 
-    Tried are flat colours and noise, for want of them the other images (M,C,H,W), then blends of the image with the nearest.
+    Flat colours and noise are tried first, then, for samples without a success, the other images (M,C,H,W), and last blends
+    of the image with the nearest one found.
     """
     nearest = Nearest(x, y, threat, targeted=targeted)
     for number in range(STARTS):
-        tried, rows = x.clone(), ~nearest.found  # no image is an example of itself
+        tried, rows = x.clone(), ~nearest.found  # rows that are not tried keep x, which is not adversarial
         if number >= FIRST and not rows.any():
             break
         if number < FIRST:
@@ -140,15 +145,15 @@ def find_starts(
 
 
 def others_of(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-    """At most OTHERS of the images x (N,C,H,W), of the classes y (N) in turn, by the numbers that name them (N)."""
+    """Return at most OTHERS of the images x (N,C,H,W), one class of y (N) after another, in the order of `index` (N)."""
     order = index.cpu().argsort(stable=True)
     return x[order[in_turn(y.cpu()[order])[:OTHERS]].to(x.device)]
 
 
 def _nearest_of(others: Tensor, model: nn.Module, nearest: Nearest) -> Nearest:
-    """The nearest of these images (M,C,H,W) that is an example, for each of its x."""
+    """Add these images (M,C,H,W) to `nearest` as candidates for each of its samples, and return it."""
     x = nearest.x
-    for part in others.split(len(x)):  # what memory holds
+    for part in others.split(len(x)):  # as many at once as the batch size that fits into memory
         part = part.to(x)
         for image, logits in zip(part, model(part), strict=True):
             nearest.add(image.expand_as(x), logits.expand(len(x), -1))
@@ -156,7 +161,7 @@ def _nearest_of(others: Tensor, model: nn.Module, nearest: Nearest) -> Nearest:
 
 
 def _noise(number: int, x: Tensor, generator: Generator | None) -> Tensor:
-    """Images like x: of one colour, of noise, and of noise in black and white, in turn."""
+    """Return images shaped like x: of one colour, of uniform noise, or of black-and-white noise, depending on `number`."""
     draws = Draws(x, generator)
     if number % 3 == 0:
         return draws.uniform(x.shape[1], 1, 1).expand_as(x)
@@ -164,7 +169,7 @@ def _noise(number: int, x: Tensor, generator: Generator | None) -> Tensor:
 
 
 def check_norm(name: str, threat: ThreatModel, *norms: str) -> None:
-    """Raises InputError for a norm that the attack does not measure."""
+    """Raise InputError if the attack does not minimise this norm."""
     if threat.norm not in norms:
         raise InputError(
             f"{name} measures {' or '.join(norms)}, not {threat.norm}: "
@@ -173,7 +178,7 @@ def check_norm(name: str, threat: ThreatModel, *norms: str) -> None:
 
 
 def check_positive(name: str, **values: float) -> None:
-    """Raises InputError unless these options are above 0."""
+    """Raise InputError unless these options are above 0."""
     for option, value in values.items():
         if value <= 0:
             raise InputError(f"{name}({option}={value}): give more than 0")

@@ -1,4 +1,4 @@
-"""One attack on tensors, batch by batch; what `robustcls.attack` does."""
+"""Run one attack on tensors, batch by batch: the implementation of `robustcls.attack`."""
 
 import warnings
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def run_attack(
     index: Tensor | None,
     progress: bool,
 ) -> Tensor:
-    """x_adv, on the images' device; all as `robustcls.attack` takes it."""
+    """Return x_adv on the device of the images. All arguments are those of `robustcls.attack`."""
     check_images(images, labels, input_size_of(model))
     named, function = plugins.parse("attack", attack), plugins.load("attack", attack)
     is_own = plugins.is_own("attack", attack)
@@ -52,10 +52,10 @@ def run_attack(
     if traits_of(function).universal:
         size = len(images)
     index = torch.arange(len(images)) if index is None else index
-    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
+    # The attack needs gradients even if the caller disabled them, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), frozen(model):
         x = images.detach().to(device, torch.float32, copy=True)
-        if eight_bits := takes_eight_bits(model, threat):  # what it is sent is what counts
+        if eight_bits := takes_eight_bits(model, threat):  # the model sees rounded images, so attack those
             note_on_levels(threat)
         x, searched = (rounded(x), whole_levels(threat)) if eight_bits else (x, threat)
         y = labels.detach().to(device, torch.int64, copy=True)
@@ -72,50 +72,56 @@ def run_attack(
             logits = predict(fp32, x, size).to(device) if needs_logits(target) else None
             names = names_of(model, num_classes)
             aims = choose_targets(target, y, num_classes, draws, logits=logits, names=names)
-        more: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
-        found = []
+        options: dict[str, Any] = {"others": others_of(x, y, index)} if takes(function, "others") else {}
+        batches = []
         for rows in follow(torch.arange(len(x)).split(size), str(named), show=progress):
             if takes(function, "generator"):
-                more["generator"] = SampleGenerator.of(index[rows], seed, device)
+                options["generator"] = SampleGenerator.of(index[rows], seed, device)
             if aims is not None:
-                more["target"] = aims[rows]
+                options["target"] = aims[rows]
             with kept_from(fp32) if is_own else nullcontext():
-                made = function(fp32, x[rows], y[rows], searched, **more)
-            if fault := fault_of(made, x[rows]):
-                raise InputError(f"{named}: {fault}: return the adversarial images, a float tensor of their shape")
-            found.append(made.detach().float())
-        x_adv = rounded_inside(torch.cat(found), x, threat) if eight_bits else torch.cat(found)
+                result = function(fp32, x[rows], y[rows], searched, **options)
+            if fault := fault_of(result, x[rows]):
+                raise InputError(
+                    f"{named}: {fault}: return the adversarial images, a float tensor of the images' shape"
+                )
+            batches.append(result.detach().float())
+        x_adv = rounded_inside(torch.cat(batches), x, threat) if eight_bits else torch.cat(batches)
         if aims is not None:
             x_adv = x.where((aims == y).view(-1, 1, 1, 1), x_adv)
-        if said := outside_of(x_adv, x, threat, traits_of(function)):
-            how = "evaluate does not count them: end with threat.project(x_adv, x)"
-            warnings.warn(f"{named}: {said}; {how}", stacklevel=3)
+        if problem := outside_of(x_adv, x, threat, traits_of(function)):
+            advice = "evaluate does not count them: end with threat.project(x_adv, x)"
+            warnings.warn(f"{named}: {problem}; {advice}", stacklevel=3)
         return x_adv.to(images.device)
 
 
-def fault_of(made: object, x: Tensor) -> str:
-    """Why what an attack gave cannot be adversarial images of x; "" where it can."""
-    if not isinstance(made, Tensor):
-        return f"it gave {type(made).__name__} for images {tuple(x.shape)}"
-    if made.shape != x.shape:
-        return f"it gave {tuple(made.shape)} for images {tuple(x.shape)}"
-    return "" if made.is_floating_point() else f"it gave {made.dtype} for images of {x.dtype}"
+def fault_of(result: object, x: Tensor) -> str:
+    """Return why an attack's result cannot be adversarial images of x, or "" if it can."""
+    if not isinstance(result, Tensor):
+        return f"it gave {type(result).__name__} for images {tuple(x.shape)}"
+    if result.shape != x.shape:
+        return f"it gave {tuple(result.shape)} for images {tuple(x.shape)}"
+    return "" if result.is_floating_point() else f"it gave {result.dtype} for images of {x.dtype}"
 
 
 def outside_of(x_adv: Tensor, x: Tensor, threat: ThreatModel, traits: Traits) -> str:
-    """How many images lie outside [0, 1] and, unless the attack says that it leaves it, the ball, and how far; "" for none."""
+    """Return how many images break the threat model, and by how much, as text; "" if none does.
+
+    Counted are images with values that are not finite, outside [0, 1], changed outside the mask, or outside the ball. Those
+    outside the ball are not counted for attacks whose traits declare that they leave it.
+    """
     bad = ~x_adv.isfinite().flatten(1).all(1)
     flat = x_adv.flatten(1)
     over = torch.maximum(-flat.amin(1), flat.amax(1) - 1).masked_fill(bad, 0)
-    said = []
+    problems = []
     if bad.any():
-        said.append(f"{int(bad.sum())} with values that are not finite")
+        problems.append(f"{int(bad.sum())} with values that are not finite")
     far = threat.distance(x_adv, x).masked_fill(bad, 0)
     leaves = traits.minimum_norm or traits.training_only or traits.unrestricted
     if (away := far > threat.eps + BALL).any() and not leaves:
-        said.append(f"{int(away.sum())} outside {threat}, the farthest at {far.amax().item():.4g}")
+        problems.append(f"{int(away.sum())} outside {threat}, the farthest at {far.amax().item():.4g}")
     if (changed := ~threat.keeps_mask(x_adv, x) & ~bad).any():
-        said.append(f"{int(changed.sum())} changed where the mask lets nothing change")
+        problems.append(f"{int(changed.sum())} changed outside the mask")
     if (over > 0).any():
-        said.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
-    return f"of {len(x)} images {' and '.join(said)}" if said else ""
+        problems.append(f"{int((over > 0).sum())} outside [0, 1], by up to {over.amax().item():.4g}")
+    return f"of {len(x)} images {' and '.join(problems)}" if problems else ""

@@ -1,4 +1,4 @@
-"""The classes that attacks aim at."""
+"""Target classes of targeted attacks."""
 
 import operator
 from collections.abc import Sequence
@@ -21,31 +21,31 @@ EACH = "one per sample"
 
 @dataclass(frozen=True)
 class Aim:
-    """What attacks aim at: success is that class, and no other."""
+    """The targets of targeted attacks: an attack succeeds only if the model predicts the target class."""
 
     target: Tensor  # N classes
-    rule: str  # by which they were chosen: one of RULES, the name of a class, or EACH
-    left_out: int = 0  # samples that were of that class already
+    rule: str  # how they were chosen: one of RULES, the name of a class, or EACH
+    left_out: int = 0  # samples left out because their label is the target class
 
     def take(self, rows: Tensor) -> "Aim":
-        """The targets of the samples at these positions."""
+        """Return the targets of the samples at these positions."""
         return replace(self, target=self.target[rows])
 
 
 def cannot_aim(attack: str) -> str:
-    """The message about an attack without targets."""
-    return f"{attack} cannot aim at a class: leave out `target`, or take an attack that can, such as pgd or apgd_dlr"
+    """Return the error message for an attack that takes no target."""
+    return f"{attack} cannot aim at a class: leave out `target`, or use an attack that can, such as pgd or apgd_dlr"
 
 
 def names_of(model: nn.Module, num_classes: int) -> list[str]:
-    """The names of a model's classes, where it has them; else their numbers."""
+    """Return the names of the model's classes, or their numbers if it has no names."""
     names = getattr(unwrapped(model), "classes", ())
     fits = isinstance(names, (tuple, list)) and len(names) == num_classes
     return [str(name) for name in (names if fits else range(num_classes))]
 
 
 def needs_logits(target: Target) -> bool:
-    """Whether a rule asks what the model makes of the clean images."""
+    """Whether choosing the target needs the model's logits on the clean images."""
     return isinstance(target, str) and target in ("least_likely", "second")
 
 
@@ -58,16 +58,19 @@ def choose_targets(
     logits: Tensor | None,
     names: Sequence[str] = (),
 ) -> Tensor:
-    """N target classes, the labels y (N) where one class was named for all and the sample is of it.
+    """Return N target classes.
+
+    If one class is named for all samples, samples that have this label keep it as their target.
 
     Args:
-        target: a class for all samples by its number, or its name; one per sample; or a rule, which never gives the label:
-            `random` draws among all other classes, `least_likely` takes the one of the smallest logit, `second` the runner-up.
-        logits: N,K on the clean images, for a rule that needs them.
+        target: the number or name of one class for all samples; one class per sample; or a rule, which never chooses the
+            label: `random` draws one of the other classes, `least_likely` takes the class with the smallest logit, and
+            `second` the runner-up.
+        logits: N,K, on the clean images, for a rule that needs them.
         names: of the classes.
 
     Raises:
-        InputError: for an unknown rule or class, or a target that is the label of its own sample.
+        InputError: if the rule or class is unknown, or a target given per sample is the label of that sample.
     """
     target = _number(target, num_classes, names) if isinstance(target, str) else target
     if isinstance(target, str) and target == "random":
@@ -83,7 +86,7 @@ def choose_targets(
         chosen = torch.as_tensor(target, device=y.device)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
-            f"target {target!r:.60} is no class: give its number or its name, or numbers, one per image"
+            f"target {target!r:.60} is not a class: give the number or name of one, or one number per image"
         ) from None
     each = chosen.ndim > 0
     chosen = chosen if each else chosen.expand(len(y))
@@ -106,7 +109,7 @@ def choose_targets(
 
 
 def rule_of(target: Target, names: Sequence[str] = ()) -> str:
-    """What was asked for, in words: a rule, the name of a class, or EACH."""
+    """Return how the targets were chosen, in words: a rule, the name of a class, or EACH."""
     chosen = _number(target, len(names), names) if isinstance(target, str) else target
     if isinstance(chosen, str):
         return chosen
@@ -120,7 +123,7 @@ def rule_of(target: Target, names: Sequence[str] = ()) -> str:
 
 
 def _number(target: str, num_classes: int, names: Sequence[str]) -> int | str:
-    """A rule as it is, and a class, by its name or its number, as a number."""
+    """Return a rule unchanged, and a class given by name or number as its number."""
     text = target.strip()
     if text in RULES:
         return text

@@ -1,18 +1,18 @@
-"""Auto-PGD: projected gradient ascent with momentum that halves its own step (Croce and Hein 2020, arXiv:2003.01690).
+"""Auto-PGD: projected gradient ascent with momentum and an adaptive step size (Croce and Hein 2020, arXiv:2003.01690).
 
-In l1 its steps are sparse and its projection is onto ball and box at once (Croce and Hein 2021, arXiv:2103.01208).
-What differs from AutoAttack's code, as measured on small CIFAR-10 networks:
+In l1 the steps are sparse and the projection is onto the intersection of ball and box (Croce and Hein 2021, arXiv:2103.01208).
+Differences from AutoAttack's code, as measured on small CIFAR-10 networks:
 
-- The start is uniform in the ball, theirs on its surface: a mean radius of 0.9997 eps at 3 x 32 x 32 pixels, of 0.986 at
-  8 x 8. Not measurable in robust accuracy.
-- The first checkpoint follows the paper. Theirs compares the first loss with an unset one, so that a halving may come one
-  checkpoint earlier or later. Effect on robust accuracy: not measured by itself; in a parity test against their code the
-  two stay within 1.5 points.
-- l2 gradients are rescaled before their norm is taken, so that those below 1e-12 count, too.
-- early_stop: the result is the first adversarial point, theirs the last. The same samples are misclassified.
-- l1: the first step moves 0.2 of the pixels, 614 of 3 x 32 x 32; theirs counts what the start changed, which comes to about
-  286. It is overwritten after one step. Effect on robust accuracy: not measured by itself.
-- l1: adversarial examples inside eps that the runs in the balls of 3 and 2 eps reach count. That can only lower robust
+- The start is uniform in the ball; AutoAttack's lies on its surface. The mean radius is 0.9997 eps at 3 x 32 x 32 pixels and
+  0.986 eps at 8 x 8. The effect on robust accuracy is too small to measure.
+- The first checkpoint follows the paper. AutoAttack compares the first loss with an unset value, so a halving may come one
+  checkpoint earlier or later. Effect on robust accuracy: not measured separately; in a parity test the two stay within 1.5
+  points of each other.
+- l2 gradients are rescaled before their norm is computed, so that gradients below 1e-12 also give a direction.
+- early_stop returns the first adversarial point, AutoAttack the last. The same samples are misclassified.
+- l1: the first step moves 0.2 of the pixels, 614 of 3 x 32 x 32. AutoAttack derives the number from what the start changed:
+  about 286. It is overwritten after one step. Effect on robust accuracy: not measured separately.
+- l1: adversarial examples within eps that the runs in the balls of 3 and 2 eps find are counted. This can only lower robust
   accuracy.
 """
 
@@ -34,17 +34,17 @@ from robustcls.core.traits import traits
 
 __all__ = ["apgd_ce", "apgd_dlr", "apgd_pm"]
 
-ALPHA = 0.75  # of a step is new, the rest momentum
-RHO = 0.75  # share of the steps since the last checkpoint in which the loss must have risen
-FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD = 0.22, 0.03, 0.06  # between checkpoints, as shares of all steps
+ALPHA = 0.75  # weight of the new step; the rest is momentum
+RHO = 0.75  # the step is halved unless the loss rose in more than this share of the steps since the last checkpoint
+FIRST_PERIOD, PERIOD_FALLS, LAST_PERIOD = 0.22, 0.03, 0.06  # steps between checkpoints, as shares of all steps
 
 # l1
-RADII, EARLY = (3, 2, 1), 0.3  # of the balls, in eps; the share of the steps that each of the larger two gets
-PERIOD = 0.04  # of a ball's steps, between checkpoints
-SPARSER = 0.95  # where the best point has changed fewer than this share of the pixels it had, the first step again
-SHRINK, SHORTEST = 1.5, 10  # elsewhere the step is divided by the one, down to the first step over the other
-SPARSEST = 0.01  # of the pixels that the first steps of a run in a ball of its own move, as a share, by 1.5
-MOVED = 1.5  # a step moves as many pixels as the best point has changed, over this
+RADII, EARLY = (3, 2, 1), 0.3  # radii of the balls in eps; share of the steps spent in each of the larger two
+PERIOD = 0.04  # steps between checkpoints, as a share of the steps in a ball
+SPARSER = 0.95  # if the best point changes fewer pixels than this share of what it did, the step size is reset
+SHRINK, SHORTEST = 1.5, 10  # otherwise it is divided by SHRINK, but not below the first step size / SHORTEST
+SPARSEST = 0.01  # with radii per sample, the first steps count at least this share of the pixels as changed
+MOVED = 1.5  # a step moves as many pixels as the best point has changed, divided by this
 
 
 @traits(mask=True)
@@ -63,7 +63,7 @@ def apgd_ce(
 ) -> Tensor:
     """Auto-PGD on the cross-entropy (Croce and Hein 2020, arXiv:2003.01690).
 
-    start: N,C,H,W, where the first run begins instead of a random point of the ball. target: N target classes, whose loss
+    start: N,C,H,W, where the first run begins; by default at a random point of the ball. target: N target classes, whose loss
     is minimised.
     """
     goal = Goal.of(y, target)
@@ -87,7 +87,7 @@ def apgd_dlr(
 ) -> Tensor:
     """Auto-PGD on the difference of logits ratio (Croce and Hein 2020, arXiv:2003.01690).
 
-    start: as in `apgd_ce`. target: N target classes, by the targeted ratio of `apgd_t`.
+    start: as in `apgd_ce`. target: N target classes; the loss is then the targeted ratio of `apgd_t`.
     """
 
     def towards(logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def apgd_pm(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD on the probability margin: PMA (Xie et al. 2024, arXiv:2411.15210), in its steps.
+    """Auto-PGD on the probability margin, the loss of PMA (Xie et al. 2024, arXiv:2411.15210).
 
     start, target: as in `apgd_ce`.
     """
@@ -126,14 +126,14 @@ def apgd_pm(
 class _Active(Active):
     """A run: x_adv is the paper's x^(k), y the labels of the goal; x_max, f_max and eta have the paper's names."""
 
-    other: Tensor | None  # N, what the loss takes beside y
-    radius: Tensor | None  # N, of each sample's own ball; None: eps
+    other: Tensor | None  # N, a second label that the loss takes besides y
+    radius: Tensor | None  # N, the radius of each sample's ball; None: eps for all
     f: Tensor = field(init=False)  # N, the loss at x_adv
     grad: Tensor = field(init=False)
-    x_max: Tensor = field(init=False)  # the best point: that of the largest loss
+    x_max: Tensor = field(init=False)  # the best point: the one with the largest loss
     f_max: Tensor = field(init=False)
     grad_max: Tensor = field(init=False)
-    eta: Tensor = field(init=False)  # N,1,1,1, the step
+    eta: Tensor = field(init=False)  # N,1,1,1, the step size
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,7 +141,7 @@ class _Active(Active):
         self.grad, self.grad_max, self.x_max = self.x, self.x, self.x_adv
 
     def return_to_best(self, rows: Tensor) -> None:
-        """These samples (N, bool) go on from their best point."""
+        """Continue these samples (N, bool) from their best point."""
         self.x_adv = torch.where(per_sample(rows), self.x_max, self.x_adv)
         self.grad = torch.where(per_sample(rows), self.grad_max, self.grad)
 
@@ -162,12 +162,12 @@ class _Momentum(_Active):
 
 @dataclass
 class _Sparse(_Active):
-    changed: Tensor = field(init=False)  # N, the pixels that x_max had changed at the last checkpoint
+    changed: Tensor = field(init=False)  # N, how many pixels x_max had changed at the last checkpoint
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """The maximisation of a loss: of logits, y and, where given, a second label (N)."""
+    """Maximise a loss, a function of the logits, y and, where given, a second label (N)."""
 
     model: Callable[[Tensor], Tensor]
     threat: ThreatModel
@@ -185,9 +185,9 @@ class Ascent:
         generator: Generator | None,
         least: Callable[[int], Tensor] | None = None,
     ) -> Tensor:
-        """The best run of each sample, of one for each of the second labels `others` in each restart.
+        """Run once per restart and second label in `others`, and return each sample's best result.
 
-        least: of a restart (0, 1, ...) the closeness to the goal, N, below which a sample gets no further one.
+        least: maps a restart (0, 1, ...) to N values; a sample that came less close to the goal gets no further restart.
         """
         if restarts < 1 or self.steps < 1:
             raise InputError(f"apgd(steps={self.steps}, restarts={restarts}): give 1 or more of each")
@@ -200,7 +200,7 @@ class Ascent:
                 other = None if other is None else other[rows]
                 begin = None if start is None or restart > 0 else start[rows]
                 x_adv = self.run(x[rows], self.goal.labels[rows], other, begin, take(generator, rows))
-                if restarts == len(others) == 1 and least is None:  # nothing to compare it with
+                if restarts == len(others) == 1 and least is None:  # a single run: nothing to compare
                     return x_adv
                 runs.add(x_adv)
             if least is not None:
@@ -216,14 +216,14 @@ class Ascent:
         generator: Generator | None,
         radius: Tensor | None = None,
     ) -> Tensor:
-        """One run: for each sample the first point that succeeds, else that of the largest loss.
+        """Run once. Return each sample's first point that succeeds, or the point with the largest loss.
 
-        radius: N, of each sample's own ball instead of eps; it takes a start.
+        radius: N, the radius of each sample's ball instead of eps; needs `start`.
         """
         return (self._sparse if self.threat.norm == "l1" else self._momentum)(x, y, other, start, generator, radius)
 
     def _momentum(self, x, y, other, start, generator, radius) -> Tensor:
-        """Algorithm 1 of the paper."""
+        """Algorithm 1 of the paper, for linf and l2."""
         threat, steps, result = self.threat, self.steps, x.clone()
         start = threat.random_start(x, generator) if start is None else threat.project(start, x, radius)
         a = _Momentum(x, y, start, other, radius)
@@ -254,10 +254,10 @@ class Ascent:
         return result
 
     def _sparse(self, x, y, other, start, generator, radius) -> Tensor:
-        """Through balls of 3, 2 and 1 eps, from Gaussian noise (Croce and Hein 2021, arXiv:2103.01208).
+        """The l1 algorithm: balls of 3, 2 and 1 eps in turn, from Gaussian noise (Croce and Hein 2021, arXiv:2103.01208).
 
-        A sample leaves with the first point in the ball of eps that succeeds; without early_stop the largest loss there
-        counts. With 3 steps or more each ball gets some. With radii of its own a run has one ball, where its start lies.
+        A sample leaves with the first point within eps that succeeds; without early_stop it gets the point with the largest
+        loss there. With 3 steps or more, each ball gets at least one. With radii per sample there is one ball.
         """
         result, early = x.clone(), min(math.ceil(EARLY * self.steps), (self.steps - 1) // 2)
         start = x + Draws(x, generator).normal(*x.shape[1:]) if start is None else start
@@ -274,7 +274,7 @@ class Ascent:
             a.changed = _changed(a.x_adv, a.x)
             if radius is not None:
                 a.changed = a.changed.clamp_min(SPARSEST * x[0].numel())
-            elif share == RADII[0]:  # from the clean image, a step of one pixel would never grow
+            elif share == RADII[0]:  # a start equal to the clean image changes no pixel: steps would stay at one pixel
                 a.changed = a.changed.clamp_min(0.3 * x[0].numel())
             for k in range(length + 1):
                 if not self._look(a, result):
@@ -282,7 +282,7 @@ class Ascent:
                 if k == length:
                     break
                 if k > 0 and k % period == 0:
-                    # Long steps again from the best point where it became sparser, shorter ones elsewhere.
+                    # Reset the step size, at the best point, where this became sparser; reduce it elsewhere.
                     changed = _changed(a.x_max, a.x)
                     sparser = changed < SPARSER * a.changed
                     a.changed = changed
@@ -296,12 +296,12 @@ class Ascent:
         return result
 
     def _look(self, a: _Active, result: Tensor) -> bool:
-        """Loss and gradient at x_adv, which may be the new best point. Samples that succeed leave; whether any is left."""
+        """Evaluate x_adv, drop samples that succeed, update the best points; return whether any sample remains."""
         labels = (a.y,) if a.other is None else (a.y, a.other)
         logits, a.f, a.grad = logits_and_gradient(self.model, a.x_adv, self.loss, *labels)
         if self.early_stop:
             succeeded = self.goal.reached(logits, a.y)
-            if self.threat.norm == "l1":  # whose runs begin in larger balls
+            if self.threat.norm == "l1":  # runs begin in larger balls, where success does not count
                 radius = self.threat.eps if a.radius is None else a.radius
                 succeeded &= self.threat.distance(a.x_adv, a.x) <= radius + BALL
             a.drop(succeeded, into=result)
@@ -313,7 +313,7 @@ class Ascent:
 
 
 def _sizes(ball: ThreatModel, a: _Active) -> Tensor:
-    """N,1,1,1, each sample's radius."""
+    """Return the radius of each sample's ball, N,1,1,1."""
     return torch.full_like(a.x[:, :1, :1, :1], ball.eps) if a.radius is None else per_sample(a.radius)
 
 
@@ -322,7 +322,7 @@ def _changed(x_adv: Tensor, x: Tensor) -> Tensor:
 
 
 def _sparse_direction(grad: Tensor, count: Tensor) -> Tensor:
-    """The signs of the `count` (N) largest coordinates of each gradient, over their number: N,C,H,W."""
+    """Return the signs of the `count` (N) largest entries of each gradient, divided by their number: N,C,H,W."""
     size = grad.flatten(1).abs()
     count = count.ceil().long().clamp(1, size.shape[1])
     smallest = size.topk(int(count.max()), dim=1).values.gather(1, count[:, None] - 1)

@@ -1,4 +1,4 @@
-"""Auto-PGD on a classifier and its detector at once."""
+"""Auto-PGD on a classifier and its detector jointly."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from robustcls.core.losses import ATTACK_TIE, dlr, misclassified
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-WEIGHTS = (1.0, 0.1, 10.0)  # of the detector in one restart after the other, times `weight`
-ENOUGH = 0.2  # of the DLR margin: what lies beyond is worth nothing, so that the detector decides
-CLEAR = 0.02  # spreads of clean scores by which an example stays below the threshold
+WEIGHTS = (1.0, 0.1, 10.0)  # weights of the detector in successive restarts, times `weight`
+ENOUGH = 0.2  # the DLR loss is clipped here: beyond it only the detector's term can improve
+CLEAR = 0.02  # an example should lie this far below the threshold, in spreads of the clean images' scores
 
 
 @traits(mask=True)
@@ -33,18 +33,18 @@ def apgd_reject(
     detector: Detector | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD towards an image that is misclassified and accepted: the margin less the detector's score above its threshold.
+    """Auto-PGD towards an image that is misclassified and that the detector accepts.
 
-    Attacking both at once is what Carlini and Wagner 2017 (arXiv:1705.07263) ask of an evaluation; the ascent is that of Croce
-    and Hein 2020 (arXiv:2003.01690). The margin is the DLR's, cut off at 0.2, the score is in deviations of clean images'
-    scores. weight: of the score in the first restart; a tenth and ten times of it in the next two. detector: that of
-    `evaluate`; without one every answer is accepted.
+    The loss is the DLR, clipped at 0.2, minus the detector's score above its threshold, in spreads of the clean images'
+    scores. Carlini and Wagner 2017 (arXiv:1705.07263) ask evaluations to attack both jointly; the ascent is that of Croce and
+    Hein 2020 (arXiv:2003.01690). weight: of the score in the first restart; the next two use a tenth and ten times of it.
+    detector: the one given to `evaluate`; without a detector every prediction is accepted.
     """
     if restarts < 1 or not weight > 0:
         raise InputError(f"apgd_reject(restarts={restarts}, weight={weight}): give 1 or more, and a weight above 0")
 
     def both(images: Tensor) -> Tensor:
-        """N,K+1: the logits, then the detector's excess."""
+        """Return the logits and, as the last column, the detector's score above its threshold: N,K+1."""
         logits = model(images)
         refused = logits.new_full((len(logits),), -torch.inf) if detector is None else detector.excess(images, logits)
         return torch.cat([logits, refused[:, None]], 1)
@@ -66,12 +66,12 @@ def apgd_reject(
 
 @dataclass(frozen=True)
 class _Accepted(Goal):
-    """Misclassified and accepted; of outputs N,K+1, whose last is what the score exceeds its threshold by."""
+    """Misclassified and accepted, for outputs N,K+1 whose last column is the detector's score above its threshold."""
 
     weight: float = 1.0
 
     def joint(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss: N."""
+        """Return the loss to maximise, N."""
         return dlr(outputs[:, :-1], y).clamp_max(ENOUGH) - self.weight * (outputs[:, -1] + CLEAR).clamp_min(0)
 
     def closeness(self, logits: Tensor, labels: Tensor) -> Tensor:

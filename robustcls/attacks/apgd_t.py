@@ -1,4 +1,4 @@
-"""Targeted Auto-PGD: a run of `apgd` towards one wrong class after another."""
+"""Targeted Auto-PGD: runs of `apgd` towards one wrong class after another."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,12 +26,13 @@ def apgd_t(
     start: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Auto-PGD on the targeted difference of logits ratio, towards each wrong class of the largest logits in turn.
+    """Auto-PGD on the targeted difference of logits ratio, towards the wrong classes with the largest logits, one by one.
 
-    Croce and Hein 2020, arXiv:2003.01690. With fewer classes there are as many targets as wrong classes. Of a sample that
-    stays robust the attempt that came closest is kept. closest: the first two restarts attack all survivors, the third
-    those to which at most this share is left of the way from the clean image to an error, by the DLR, and for each later
-    one that share is multiplied by its root. start: N,C,H,W, where the runs of the first restart begin.
+    Croce and Hein 2020, arXiv:2003.01690. targets: number of target classes, at most all wrong ones. For a sample that stays
+    robust, the attempt that came closest is returned. closest: the first two restarts attack all samples that are still
+    robust; the third only those that have at most this share left of the way from the clean image to a misclassification,
+    measured by the DLR loss. Each later restart multiplies the share by its square root. start: N,C,H,W, where the runs of
+    the first restart begin.
     """
     if targets < 1 or restarts < 1 or not 0 < closest <= 1:
         raise InputError(
@@ -39,11 +40,11 @@ def apgd_t(
         )
     with torch.no_grad():
         logits = model(x)
-    others, way = list(wrong_classes(logits, y)[:, :targets].T), dlr(logits, y)  # below 0 for what is right
+    others, way = list(wrong_classes(logits, y)[:, :targets].T), dlr(logits, y)  # below 0 if classified correctly
 
     def least(restart: int) -> Tensor:
         return closest ** ((restart + 1) / 2) * way if restart > 0 else torch.full_like(way, -torch.inf)
 
-    goal = Goal(y, measure=dlr)  # whose scale lets samples be compared
+    goal = Goal(y, measure=dlr)  # the DLR is scale-invariant, so `least` is comparable across samples
     ascent = Ascent(model, threat, goal, targeted_dlr, steps, early_stop)
     return ascent.best_of(x, others, restarts, start, generator, None if closest == 1 else least)

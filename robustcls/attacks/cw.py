@@ -1,7 +1,8 @@
 """The attack of Carlini and Wagner.
 
-What differs from foolbox's: the search for the constant is one of tensors. On four small networks on digits, 360 images, the
-distances are equal to three digits in the mean. Adam's runs are never cut short: foolbox looks at the sum of the batch.
+Differences from foolbox: the search for the constant runs on tensors, and runs of Adam are never aborted early, since foolbox
+decides that by the loss summed over the batch. On four small networks on digits and 360 images, mean distances are equal to
+three digits.
 """
 
 import torch
@@ -14,7 +15,7 @@ from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.losses import ATTACK_TIE, tie_scale
 from robustcls.core.threat import ThreatModel
 
-BETA_1, BETA_2 = 0.9, 0.999  # of Adam, by hand: torch.optim takes a second to import what a step of it needs
+BETA_1, BETA_2 = 0.9, 0.999  # Adam is written out here, because a step of torch.optim first imports for about a second
 
 
 @minimum_norm("l2", positive=("steps", "initial_const", "binary_search_steps", "step_size"), least={"confidence": 0})
@@ -32,10 +33,10 @@ def cw(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Squared distance plus a constant times the margin, by Adam (Carlini and Wagner 2016, arXiv:1608.04644).
+    """Minimise squared distance plus a constant times the margin loss (Carlini and Wagner 2016, arXiv:1608.04644).
 
-    confidence: the margin that an example must have. The search for the constant begins at initial_const. target: N target
-    classes.
+    The optimiser is Adam. confidence: the margin that an adversarial example must have. initial_const: where the binary search
+    for the constant begins. target: N target classes.
     """
     goal, aims = Goal.of(y, target), target is not None
 
@@ -44,7 +45,7 @@ def cw(
 
     nearest = Nearest(x, goal.labels, threat, targeted=aims)
     w_0 = (0.999999 * (2 * x - 1)).atanh()
-    x_0 = _to_box(w_0)  # x but for rounding
+    x_0 = _to_box(w_0)  # x, up to rounding
     c = torch.full_like(x[:, 0, 0, 0], initial_const, dtype=torch.float64)
     low, high = torch.zeros_like(c), torch.full_like(c, torch.inf)
     for _ in range(binary_search_steps):
@@ -57,7 +58,7 @@ def cw(
             far_enough = ahead > ATTACK_TIE * tie_scale(logits, goal.labels)
             succeeded |= nearest.keep(x_adv, far_enough)
             descent = 2 * (x_adv - x_0) - per_sample(c.to(x.dtype)) * grad
-            descent = descent * 2 * x_adv * (1 - x_adv)  # the slope of (1 + tanh(w)) / 2
+            descent = descent * 2 * x_adv * (1 - x_adv)  # chain rule: the derivative of (1 + tanh(w)) / 2
             mean, square = mean.lerp(descent, 1 - BETA_1), square.lerp(descent.square(), 1 - BETA_2)
             size = (square / (1 - BETA_2**step)).sqrt() + 1e-8
             w = w - step_size * mean / (1 - BETA_1**step) / size

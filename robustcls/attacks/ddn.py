@@ -1,6 +1,6 @@
-"""Decoupled direction and norm.
+"""Decoupled direction and norm (DDN).
 
-The steps are foolbox's: on four small networks on digits, 360 images, the distances are equal to four digits.
+The steps are those of foolbox: on four small networks on digits and 360 images, the distances are equal to four digits.
 """
 
 import math
@@ -32,7 +32,7 @@ def ddn(
 ) -> Tensor:
     """Decoupled direction and norm (Rony et al. 2018, arXiv:1811.09600).
 
-    init_epsilon: the first radius. gamma: the share by which it shrinks or grows at every step.
+    init_epsilon: the first radius. gamma: the share by which the radius shrinks or grows at every step.
     target: N target classes.
     """
     goal = Goal.of(y, target)
@@ -44,7 +44,7 @@ def ddn(
         logits, _, grad = logits_and_gradient(model, x_adv, goal.ascent(cross_entropy), goal.labels)
         adversarial = nearest.add(x_adv, logits)
         flat = (grad == 0).flatten(1).all(1)
-        if flat.any():  # any direction
+        if flat.any():  # a zero gradient has no direction: take a random one
             grad[flat] = Draws(x[flat], take(generator, flat)).normal(*x.shape[1:])
         delta = x_adv - x + alpha * threat.steepest(grad)
         eps = (eps * torch.where(adversarial, 1 - gamma, 1 + gamma)).clamp_max(farthest)

@@ -1,7 +1,7 @@
 """DeepFool.
 
-A sample leaves with its first example, at which foolbox stops moving it; on four small networks on digits, 360 images, the
-distances are equal to four digits. The paper adds nothing to a step; foolbox, and so this, adds 1e-4.
+A sample leaves with its first adversarial example; foolbox stops moving it there. On four small networks on digits and 360
+images, the distances are equal to foolbox's to four digits. Like foolbox, and unlike the paper, this adds 1e-4 to each step.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ def deepfool(
 ) -> Tensor:
     """Steps to the nearest linearised boundary (Moosavi-Dezfooli et al. 2015, arXiv:1511.04599).
 
-    candidates: so many classes are considered, y among them, by their logits. overshoot: how far beyond the boundary, as a
-    share.
+    candidates: number of classes considered, those with the largest logits, including y. overshoot: by what share to step
+    beyond the boundary.
     """
     with torch.no_grad():
         k = wrong_classes(model(x), y)[:, : candidates - 1]
@@ -57,9 +57,9 @@ def deepfool(
 
 @dataclass(kw_only=True)
 class _Active(Active):
-    """As in the paper: w the gradient towards the nearest boundary, r the sum of the ways."""
+    """Names follow the paper: w is the gradient towards the nearest boundary, r the sum of the steps."""
 
     k: Tensor  # N,K, wrong classes
     w: Tensor
-    distance: Tensor  # N, of the nearest boundary
+    distance: Tensor  # N, to the nearest boundary
     r: Tensor

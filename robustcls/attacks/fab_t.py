@@ -1,17 +1,19 @@
-"""Fast Adaptive Boundary: step by step to the boundary that the model's linearisation promises, close to the image.
+"""Fast Adaptive Boundary (FAB): steps to the decision boundary of the linearised model that stay close to the image.
 
-What differs from the authors' code, in AutoAttack:
+Differences from the authors' code in AutoAttack:
 
-- Points: the model is linearised at an adversarial example before the backward step to the image, theirs after it, which
-  takes two forward passes a step. On a small CIFAR-10 network (100 images; linf 8/255, l2 0.5, l1 12; 50 steps, 3
-  targets) both succeed on the same images, and the distances are 1.0005, 0.9986 and 0.9991 times theirs in the median
-  (1.0003 to 1.0004 where ours, too, linearises after it). On a network that masks its gradients (200 images, l2 1.6, three
-  random starts) ours succeeds on 146, 149 and 146, linearised after it on 147, 156 and 148 (p = 1, 0.04, 0.6); the other
-  rows of reports/contests/fab_linearised.json differ by 3 images at most. One in that many below 0.05 is what chance gives.
-- The boundary is that of a clear error (`misclassified`), not of a tie: 3e-5 of the logits. No effect on those counts.
-- A random start is half of a uniform point of the ball, theirs lies on the surface of eps / 2. Not measured.
-- early_stop: a sample leaves with the first example inside eps, and what lies farther is projected onto the ball and
-  evaluated there, too. Theirs goes on to the nearest. No fewer samples are misclassified.
+- Linearisation: at an adversarial example, the model is linearised before the backward step towards the image; AutoAttack
+  linearises after it, which takes two forward passes per step. On a small CIFAR-10 network (100 images; linf 8/255, l2 0.5,
+  l1 12; 50 steps, 3 targets) both succeed on the same images, and the median distances are 1.0005, 0.9986 and 0.9991 times
+  AutoAttack's (1.0003 to 1.0004 if linearised after the step here, too). On a network that masks its gradients (200 images,
+  l2 1.6, three random starts) this attack succeeds on 146, 149 and 146 images, and linearised after the step on 147, 156 and
+  148 (p = 1, 0.04, 0.6). The other rows of reports/contests/fab_linearised.json differ by at most 3 images. Among so many
+  comparisons, one p below 0.05 is expected by chance.
+- The boundary is that of a clear misclassification (`misclassified`), 3e-5 of the logits beyond a tie. No effect on those
+  counts.
+- A random start lies half-way to a uniform point of the ball; AutoAttack's lies on the surface of eps / 2. Not measured.
+- early_stop: a sample leaves with the first example within eps, and an example farther away is projected onto the ball and
+  returned. AutoAttack goes on to the nearest. No fewer samples are misclassified.
 """
 
 from dataclasses import dataclass
@@ -43,10 +45,11 @@ def fab_t(
     early_stop: bool = True,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The nearest example across the boundary to each of the leading wrong classes (Croce and Hein 2019, arXiv:1907.02044).
+    """FAB: the nearest example beyond the boundary to each leading wrong class (Croce and Hein 2019, arXiv:1907.02044).
 
-    Targeted as in arXiv:2003.01690; random_start: not only the restarts begin at random. early_stop: any example
-    inside the ball will do, and one outside is projected on it; otherwise the nearest is returned, however far it is.
+    Targeted as in arXiv:2003.01690. random_start: also the first run begins at a random point, not only the restarts.
+    early_stop: stop at any example inside the ball, and project one outside onto the ball; otherwise return the nearest
+    example at whatever distance.
     """
     if steps < 1 or targets < 1 or restarts < 1:
         raise InputError(f"fab_t(steps={steps}, targets={targets}, restarts={restarts}): give 1 or more of each")
@@ -80,15 +83,15 @@ class _Active(Active):
 
 
 def _approach(model: nn.Module, a: _Active, threat: ThreatModel, steps: int, enough: float) -> tuple[Tensor, Tensor]:
-    """One run: the nearest examples and their distances, inf without one. Ends for a sample at `enough`.
+    """Run once. Return the nearest examples and their distances, inf without one; a sample leaves at distance `enough`.
 
-    One pass through the model serves a point twice: it tells whether the point is an example, and it linearises the
-    model for the next step, also for one that steps back from an example.
+    One pass through the model serves twice: it tells whether the point is adversarial, and it linearises the model for the
+    next step, including the step that follows a backward step from an example.
     """
     nearest, distance = a.x.clone(), a.x.new_full((len(a),), torch.inf)
     for _ in range(steps + 1):
         logits, lead, w = logits_and_gradient(model, a.x_adv, _lead, a.y, a.target)
-        lead = lead.where(lead.isfinite(), 0)  # no boundary to step to
+        lead = lead.where(lead.isfinite(), 0)  # a lead that is not finite gives no boundary to step to
         b = torch.linalg.vecdot(w.flatten(1), a.x_adv.flatten(1)) - lead
         adversarial = misclassified(logits, a.y)
         if adversarial.any():
@@ -107,9 +110,10 @@ def _approach(model: nn.Module, a: _Active, threat: ThreatModel, steps: int, eno
 
 
 def _step(threat: ThreatModel, x_adv: Tensor, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """x^(i+1) = (1 - alpha) (x^(i) + eta d) + alpha (x + eta d_orig), in the box.
+    """Return x^(i+1) = (1 - alpha) (x^(i) + eta d) + alpha (x + eta d_orig), clipped to the box.
 
-    d, d_orig: the shortest ways from x^(i) and from x to the hyperplane w . z = b; alpha: the share of d in both lengths.
+    d, d_orig: the shortest perturbations from x^(i) and from x to the hyperplane w . z = b. alpha: |d| / (|d| + |d_orig|), at
+    most ALPHA_MAX.
     """
     d, d_orig = (to_hyperplane(threat.norm, z.flatten(1), w.flatten(1), b).view_as(x) for z in (x_adv, x))
     size, size_orig = (threat.distance(delta, delta.new_zeros(())).clamp_min(1e-8) for delta in (d, d_orig))
@@ -119,5 +123,5 @@ def _step(threat: ThreatModel, x_adv: Tensor, x: Tensor, w: Tensor, b: Tensor) -
 
 
 def _lead(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Target minus true logit, less what `misclassified` asks for."""
+    """Return the target's logit minus the true class's, minus the margin that `misclassified` requires."""
     return gap(logits, y, target) - ATTACK_TIE * tie_scale(logits.detach().float(), y)

@@ -1,4 +1,4 @@
-"""Single-step attacks: the fast gradient sign method and, for training, Noise-FGSM."""
+"""Single-step attacks: the fast gradient sign method (FGSM) and, for training, Noise-FGSM."""
 
 from torch import Generator, Tensor, nn
 
@@ -27,7 +27,8 @@ def fgsm(
 ) -> Tensor:
     """One gradient step of length eps (Goodfellow et al. 2014, arXiv:1412.6572).
 
-    With random_start and a step of 1.25 eps it is FGSM-RS (Wong et al. 2020, arXiv:2001.03994). target: N target classes.
+    With random_start and a step_size of 1.25 eps this is FGSM-RS (Wong et al. 2020, arXiv:2001.03994). step_size: in pixel
+    values; eps by default. target: N target classes.
     """
     step_size = threat.default_step() if step_size is None else step_size
     if step_size < 0:
@@ -53,8 +54,8 @@ def n_fgsm(
 ) -> Tensor:
     """One gradient step from strong noise, not projected back (de Jorge et al. 2022, arXiv:2202.01181).
 
-    noise: radius of the uniform noise, in multiples of eps. step_size: in pixel values; eps unless given. target: N target
-    classes. The images lie up to noise * eps + step_size from the clean ones: for training alone.
+    For training only: the images lie up to noise * eps + step_size from the clean ones. noise: radius of the uniform noise,
+    in multiples of eps. step_size: in pixel values; eps by default. target: N target classes.
     """
     step_size = threat.default_step() if step_size is None else step_size
     if noise < 0 or step_size < 0:

@@ -1,12 +1,14 @@
-"""The fast minimum-norm attack.
+"""The fast minimum-norm attack (FMN).
 
-What differs from the authors' code and foolbox's:
+Differences from the authors' code and from foolbox:
 
-- The ball is 1.05 times as large, or the attack stops short of the boundary wherever the box cuts its steps. Not measured.
-- In l1 the projection is onto ball and box at once. Against the ball alone, on four small networks on digits, 360 images,
-  distances are 0 to 0.2% smaller in the mean; in linf and l2 they are equal to four digits.
-- Where the image itself leads to nothing, as where gradients vanish, the attack begins again from an adversarial image.
-- foolbox 3.3.4 never projects in l2: it divides a norm by itself.
+- The ball is 1.05 times as large; otherwise the attack would stop short of the boundary wherever the box clips its steps. The
+  effect was not measured.
+- In l1 the projection is onto the intersection of ball and box. Compared with projection onto the ball alone, on four small
+  networks on digits and 360 images, mean distances are 0 to 0.2% smaller; in linf and l2 they are equal to four digits.
+- If nothing is found from the clean image, for instance because gradients vanish, the attack begins again from an
+  adversarial image.
+- foolbox 3.3.4 never projects in l2, because it divides a norm by itself.
 """
 
 import math
@@ -20,9 +22,9 @@ from robustcls.core.draws import take
 from robustcls.core.gradients import logits_and_gradient
 from robustcls.core.threat import ThreatModel
 
-ALPHA_0, ALPHA_K = 1.0, 0.01  # the first and the last step, in l2
-GAMMA_0, GAMMA_K = 0.05, 0.001  # by which share the ball shrinks and grows
-BEYOND = 1.05  # of the ball's radius
+ALPHA_0, ALPHA_K = 1.0, 0.01  # first and last step size, in l2
+GAMMA_0, GAMMA_K = 0.05, 0.001  # first and last share by which the ball shrinks or grows
+BEYOND = 1.05  # factor on the radius of the ball
 
 
 @minimum_norm("linf", "l2", "l1", positive=("steps",))
@@ -39,11 +41,11 @@ def fmn(
 ) -> Tensor:
     """Fast minimum-norm attack: a ball that shrinks and grows around the boundary (Pintor et al. 2021, arXiv:2102.12827).
 
-    others: M,C,H,W, images to begin from where nothing is found from the image itself and noise is no adversarial example;
-    x unless given. target: N target classes.
+    others: M,C,H,W, images to begin from if nothing is found from the clean image and noise is not adversarial; x by default.
+    target: N target classes.
     """
     aims = target is not None
-    y = y if target is None else target  # below, the labels of the goal
+    y = y if target is None else target  # from here on, the labels of the goal
     nearest = Nearest(x, y, threat, targeted=aims)
     _run(model, threat, steps, nearest, x)
     left = ~nearest.found
@@ -58,7 +60,7 @@ def fmn(
 
 
 def _run(model: nn.Module, threat: ThreatModel, steps: int, nearest: Nearest, x_adv: Tensor) -> None:
-    """Algorithm 1 of the paper, from x_adv."""
+    """Run Algorithm 1 of the paper from x_adv and add its iterates to `nearest`."""
     x, y, loss = nearest.x, nearest.y, partial(lead, targeted=nearest.goal.targeted)
     farthest = threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
     eps = torch.full_like(farthest, torch.inf)

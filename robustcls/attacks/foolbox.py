@@ -32,7 +32,7 @@ def ead(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The elastic-net attack: sparse by soft thresholds (Chen et al. 2017, arXiv:1709.04114).
+    """The elastic-net attack, whose soft thresholds give sparse perturbations (Chen et al. 2017, arXiv:1709.04114).
 
     regularization: the threshold. confidence, initial_const: as in cw. target: N target classes.
     """
@@ -66,11 +66,11 @@ def boundary(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """A random walk along the boundary towards the image, by labels alone (Brendel et al. 2017, arXiv:1712.04248).
+    """A random walk along the boundary towards the image, using predicted labels only (Brendel et al. 2017, arXiv:1712.04248).
 
-    spherical_step, source_step: the first step around the image and towards it, as shares of the distance. others:
-    M,C,H,W, images to begin from where noise is no adversarial example; x unless given. The clean image is what a sample
-    without any start comes back as. target: N target classes.
+    spherical_step, source_step: the first step size around the image and towards it, as shares of the distance. others:
+    M,C,H,W, images to begin from if noise is not adversarial; x by default. A sample without any starting point is returned
+    unchanged. target: N target classes.
     """
     check_norm("boundary", threat, "l2")
     check_positive("boundary", steps=steps, spherical_step=spherical_step, source_step=source_step)
@@ -94,9 +94,9 @@ def hopskipjump(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Gradients at the boundary estimated from labels alone (Chen et al. 2019, arXiv:1904.02144).
+    """Steps along gradients at the boundary, estimated from predicted labels only (Chen et al. 2019, arXiv:1904.02144).
 
-    initial_evaluations: queries for the first estimate; their number grows with the root of the step, up to
+    initial_evaluations: queries for the first estimate; the number grows with the square root of the step number, up to
     max_evaluations. others: as in boundary. target: N target classes.
     """
     check_norm("hopskipjump", threat, "linf", "l2")
@@ -104,7 +104,8 @@ def hopskipjump(
     from foolbox.attacks import HopSkipJumpAttack
 
     class OneByOne(HopSkipJumpAttack):
-        """foolbox 3.3.4 holds the noise of all queries at once, and divides by one length for the whole batch."""
+        """Estimates gradients query by query: foolbox 3.3.4 keeps the noise of all queries in memory, and normalises all
+        samples of a batch by one common length."""
 
         def approximate_gradients(self, is_adversarial: Callable, x_advs: Any, steps: int, delta: Any) -> Any:
             x, radius = x_advs.raw, per_sample(delta.raw)
@@ -148,8 +149,8 @@ def spatial(
 ) -> Tensor:
     """Rotations and translations, from a grid or at random (Engstrom et al. 2017, arXiv:1712.02779).
 
-    max_rotation: in degrees; max_translation: in pixels, both either way. rotations, translations: how many the grid
-    has, the latter along each axis. draws: so many random ones instead of the grid. target: N target classes.
+    max_rotation: in degrees, either way. max_translation: in pixels, either way. rotations, translations: size of the grid,
+    translations along each axis. draws: use this many random transformations instead of the grid. target: N target classes.
     """
     threat.check_whole_box("spatial")
     check_positive("spatial", rotations=rotations, translations=translations, draws=1 if draws is None else draws)
@@ -174,9 +175,9 @@ def salt_and_pepper(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Ever more black and white pixels, then fewer again (foolbox, Rauber et al. 2017, arXiv:1707.04131).
+    """Increasingly many black and white pixels, then fewer again (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
-    across_channels: a pixel changes in all channels or in none. target: N target classes.
+    across_channels: change a pixel in all channels or in none. target: N target classes.
     """
     check_positive("salt_and_pepper", steps=steps)
     from foolbox.attacks import SaltAndPepperNoiseAttack
@@ -199,7 +200,7 @@ def blur(
 ) -> Tensor:
     """Gaussian blur of growing width (foolbox, Rauber et al. 2017, arXiv:1707.04131).
 
-    max_sigma: the last width in pixels; the image's longer side unless given. The filter runs on the CPU.
+    max_sigma: the last width in pixels; the image's longer side by default. The filter runs on the CPU.
     target: N target classes.
     """
     check_positive("blur", steps=steps, max_sigma=1.0 if max_sigma is None else max_sigma)
@@ -220,7 +221,7 @@ def contrast(
     target: float = 0.5,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Less and less contrast, down to a grey of value `target` (foolbox, Rauber et al. 2017, arXiv:1707.04131)."""
+    """Decreasing contrast, down to a uniform grey of value `target` (foolbox, Rauber et al. 2017, arXiv:1707.04131)."""
     check_positive("contrast", steps=steps)
     if not 0 <= target <= 1:
         raise InputError(f"contrast(target={target}): give a grey value from 0 to 1")

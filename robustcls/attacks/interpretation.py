@@ -1,4 +1,4 @@
-"""The attack on the explanation: the label stays, the attribution map moves."""
+"""The attack on explanations: the predicted label stays, the attribution map changes."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from robustcls.core.losses import ATTACK_TIE, margin, predict_labels, tie_scale
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-ROUNDING = 1e-5  # a share of the map that falls by less has not moved
+ROUNDING = 1e-5  # relative decrease that counts as rounding, not as a moved map
 
 
 @traits(keeps_label=True)
@@ -34,14 +34,15 @@ def interpretation(
     random_start: bool = True,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Moves the map off its top pixels and keeps the predicted label (Ghorbani, Abid, Zou 2017, arXiv:1710.10547).
+    """Move the map off its top pixels while the predicted label stays (Ghorbani, Abid, Zou 2017, arXiv:1710.10547).
 
-    The top-k attack: y's logit is explained, and of the iterates that the model predicts as it predicts x, whether right
-    or wrong, each sample gets the one with the least of its map on the clean map's top pixels; x itself where none has
-    less. share: of the pixels that are top. step_size: in pixel values; 2.5 eps / steps unless given. beta: ReLU has no
-    second derivative, so the steps, and nothing else, differentiate softplus(beta) in its place, for relu in any
-    spelling outside TorchScript (Dombrowski et al. 2019, arXiv:1906.07983). path_points: gradients on the line from
-    black, of integrated_gradients alone. Raises InputError for wrong options, and for a model without gradients.
+    This is the top-k attack on the map of y's logit. Among the iterates that the model predicts as it predicts x, correctly or
+    not, each sample gets the one whose map has the smallest share on the clean map's top pixels, or x if none has a smaller
+    share. share: of the pixels that count as top. step_size: in pixel values; 2.5 eps / steps by default. beta: ReLU has no
+    second derivative, so the gradient steps use softplus(beta) instead, wherever relu is called outside TorchScript
+    (Dombrowski et al. 2019, arXiv:1906.07983); the iterates are compared on the model itself. path_points: number of
+    gradients on the line from black, for integrated_gradients. Raises InputError for wrong options, and for a model
+    without gradients.
     """
     if step_size is not None and not step_size > 0:
         raise InputError(f"interpretation(step_size={step_size}): give more than 0, or none for 2.5 * eps / steps")
@@ -50,15 +51,15 @@ def interpretation(
     if not 0 < share < 1:
         raise InputError(f"interpretation(share={share}): give the share of the pixels that are top, such as 0.05")
     if not beta > 0:
-        raise InputError(f"interpretation(beta={beta}): give more than 0, such as 10; the larger, the nearer to ReLU")
+        raise InputError(f"interpretation(beta={beta}): give more than 0, such as 10; larger is closer to ReLU")
     step_size = threat.default_step(steps) if step_size is None else step_size
     maps = Maps(model, method, path_points)
-    size = max(1, len(x) // len(maps.at))  # samples at once, so that no more images pass at once than were given
-    found = [
+    size = max(1, len(x) // len(maps.at))  # samples per batch: all their path points together are at most len(x) images
+    results = [
         _search(maps, x[rows], y[rows], threat, steps, step_size, share, beta, random_start, take(generator, rows))
         for rows in torch.arange(len(x), device=x.device).split(size)
     ]
-    return torch.cat(found)
+    return torch.cat(results)
 
 
 def _search(
@@ -73,7 +74,7 @@ def _search(
     random_start: bool,
     generator: Generator | None,
 ) -> Tensor:
-    """One run: for each sample the best of its iterates, by the model itself."""
+    """Run the attack once and return the best iterate of each sample, as measured on the model itself."""
 
     def softened(x_adv: Tensor) -> Tensor:
         with SoftplusForRelu(beta):
@@ -99,25 +100,26 @@ def _search(
 
 @torch.no_grad()
 def _is_kept(model: nn.Module, x_adv: Tensor, own: Tensor) -> Tensor:
-    """N: whether the prediction is `own`, by a margin that survives the rounding of another batch size."""
+    """Whether the predicted class is still `own`, by a margin larger than rounding in another batch size: N, bool."""
     logits, label = model(x_adv), own.clamp_min(0)
     return (own == label) & (margin(logits, label) < -ATTACK_TIE * tie_scale(logits, label))
 
 
 def share_on(maps: Tensor, top: Tensor) -> Tensor:
-    """How much of each map (N,H,W or N,H*W, not negative) lies on its pixels `top` (N,k, as indices of H*W): N, 0 to 1."""
+    """Return the share of each map (N,H,W or N,H*W, not negative) on its pixels `top` (N,k, indices into H*W): N, 0 to 1."""
     maps = maps.flatten(1)
     return maps.gather(1, top).sum(1) / maps.sum(1).clamp_min(1e-30)
 
 
 class Maps:
-    """(x, y) -> N,H,W: how much each pixel matters for y's logit; differentiable by x where x requires a gradient.
+    """Attribution maps of y's logit: (x, y) -> N,H,W, differentiable with respect to x if x requires a gradient.
 
-    Over channels, saliency adds up magnitudes; the others add up signed parts of the logit, and the magnitude follows.
+    Saliency sums absolute gradients over the channels; the other methods sum signed contributions over the channels and then
+    take the absolute value.
     """
 
     def __init__(self, model: nn.Module, method: str, points: int) -> None:
-        """points: of integrated_gradients, on the line from black (Gauss-Legendre, as `robustcls.explain` has them)."""
+        """points: of integrated_gradients, on the line from black (Gauss-Legendre, as in `robustcls.explain`)."""
         self.model, self.method = model, method
         if method == "integrated_gradients":
             at, weights = np.polynomial.legendre.leggauss(points)  # on [-1, 1]
@@ -127,24 +129,24 @@ class Maps:
 
     @torch.enable_grad()
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        again = x.requires_grad
-        x = x if again else x.detach().requires_grad_()
+        second_order = x.requires_grad
+        x = x if second_order else x.detach().requires_grad_()
         at, weights = (x.new_tensor(values).view(-1, 1, 1, 1, 1) for values in (self.at, self.weights))
         line = (at * x).flatten(0, 1)
         logits = self.model(line).gather(1, y.repeat(len(at))[:, None])
-        found = None
+        grads = None
         if logits.requires_grad:
-            found = torch.autograd.grad(logits.sum(), line, create_graph=again, allow_unused=True)[0]
-        if found is None:
+            grads = torch.autograd.grad(logits.sum(), line, create_graph=second_order, allow_unused=True)[0]
+        if grads is None:
             raise InputError(
                 "interpretation finds no gradient of the logits by the image: is the model differentiable?"
             )
-        gradient = (weights * finite(found).view(len(at), *x.shape)).sum(0)
+        gradient = (weights * finite(grads).view(len(at), *x.shape)).sum(0)
         return gradient.abs().sum(1) if self.method == "saliency" else (gradient * x).sum(1).abs()
 
 
 class SoftplusForRelu(TorchFunctionMode):
-    """Inside, every relu is softplus(beta), called as a module or a function and in place or not; models stay as they are."""
+    """Inside this context, every relu, as a module or function, in place or not, computes softplus(beta) instead."""
 
     RELU = (F.relu, torch.relu, Tensor.relu)
     IN_PLACE = (torch.relu_, Tensor.relu_)  # F.relu_ is torch.relu_
@@ -162,5 +164,5 @@ class SoftplusForRelu(TorchFunctionMode):
         return self._softplus(*args, **kwargs)
 
     def _softplus(self, input: Tensor, inplace: bool = False) -> Tensor:
-        # In place, of a copy: softplus needs what it was given for its gradient.
+        # In place, compute softplus on a copy, because its backward pass needs the original input.
         return input.copy_(F.softplus(input.clone(), self.beta)) if inplace else F.softplus(input, self.beta)

@@ -1,4 +1,4 @@
-"""Targeted Auto-PGD, from the nearest class on, were the model linear: MALT (Melamed et al. 2024, arXiv:2407.02240)."""
+"""MALT: targeted Auto-PGD towards the classes nearest by linearised distance (Melamed et al. 2024, arXiv:2407.02240)."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,7 +13,7 @@ from robustcls.core.losses import dlr, gap, targeted_dlr, wrong_classes
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-RANKED = 9  # wrong classes of the largest logits, whose distances are compared
+RANKED = 9  # the wrong classes with the largest logits, whose distances are compared
 
 
 @traits(mask=True)
@@ -34,10 +34,10 @@ def malt(
 ) -> Tensor:
     """`apgd_t` towards the classes in the order of their linearised distance (MALT, Melamed et al. 2024, arXiv:2407.02240).
 
-    Of nine classes the first breaks about what all nine do. skip: leaves out the first so many, which an earlier attack had.
-    within: only samples to which `start` has left at most this share of the way from the clean image to an error, by the
-    DLR; for each further restart the share is halved. start: N,C,H,W; in a cascade, for a share below 1, the strongest
-    attempt so far. Runs begin at random.
+    The nearest class alone breaks about as many samples as all nine. skip: leave out this many of the nearest classes, because
+    an earlier attack aimed at them. within: attack only samples that are close at `start`: at most this share remains of the
+    way from the clean image to a misclassification, by the DLR loss. Each further restart halves the share. start: N,C,H,W;
+    with within below 1, a cascade gives the strongest attempt so far. Runs begin at random points.
     """
     if targets < 1 or restarts < 1 or skip < 0 or not 0 < within <= 1:
         raise InputError(
@@ -48,7 +48,7 @@ def malt(
     if len(rows) > 0:
         x, y = x[rows], y[rows]
         with torch.no_grad():
-            way = dlr(model(x), y)  # below 0 for what is right
+            way = dlr(model(x), y)  # below 0 if classified correctly
         others = nearest_classes(model, x, y, threat)[0][:, skip : skip + targets]
         least = None if within == 1 else lambda restart: within / 2 ** (restart + 1) * way
         ascent = Ascent(model, threat, Goal(y, measure=dlr), targeted_dlr, steps, early_stop)
@@ -57,10 +57,10 @@ def malt(
 
 
 def nearest_classes(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The wrong classes of the RANKED largest logits and their distances, the nearest first, were the model linear: both N, at
-    most RANKED.
+    """Return the wrong classes with the RANKED largest logits, nearest first, and their distances; each N,T, T <= RANKED.
 
-    To the hyperplane on which a class has y's logit it is their gap over the dual norm of the gap's gradient.
+    The distance is that of the linearised model: the gap between the logits of y and of the class, divided by the dual norm
+    of the gap's gradient.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -1,13 +1,14 @@
-"""The smallest radius at which targeted Auto-PGD succeeds, by bisection for each sample: AttackBench's minimal APGD.
+"""The smallest radius at which targeted Auto-PGD succeeds, found per sample by bisection: AttackBench's minimal APGD.
 
-What differs from adv-lib's `minimal_apgd`, whose runs are independent, begin at random and take the same class or all:
+The runs of adv-lib's `minimal_apgd` are independent, begin at random points, and aim at the same class or all. Here:
 
-- A run begins where the one before it ended, projected on the new ball, and ends with its first success. The first radius
-  is twice the linearised distance of the nearest class, and is doubled until a run succeeds.
-- Once the bracket is narrow, the next class in the order of the linearised distance (Melamed et al. 2024, arXiv:2407.02240)
-  has its try, a little nearer than the nearest example; in the end the class of the nearest again, ever nearer to it.
+- A run begins where the previous one ended, projected onto the new ball, and ends with its first success. The first radius
+  is twice the linearised distance to the nearest class, and it is doubled until a run succeeds.
+- Once the bracket is narrow, the next class in the order of linearised distance (Melamed et al. 2024, arXiv:2407.02240) is
+  tried at a radius slightly below the best so far. After the last class, the class of the nearest example is tried again, at
+  radii ever closer to the best.
 
-Beside adv-lib's and foolbox's attacks at equal passes: experiments/contests/minimum.py.
+Comparison with adv-lib's and foolbox's attacks at equal numbers of passes: experiments/contests/minimum.py.
 """
 
 import torch
@@ -22,8 +23,8 @@ from robustcls.core.draws import take
 from robustcls.core.losses import targeted_dlr
 from robustcls.core.threat import ThreatModel
 
-NARROW, NARROWEST = 0.97, 0.998  # a bracket so narrow is left for the next class, and in the end for a new one
-WIDE = 0.5  # a new bracket
+NARROW, NARROWEST = 0.97, 0.998  # low / high at which a bracket is done, and the same after the last class
+WIDE = 0.5  # low / high of a new bracket
 
 
 @minimum_norm("linf", "l2", "l1", positive=("steps", "radii", "targets"))
@@ -39,10 +40,10 @@ def min_apgd(
     others: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Targeted Auto-PGD at one radius after another, halving the bracket of each sample (Cina et al. 2024, arXiv:2404.19460).
+    """Targeted Auto-PGD at a sequence of radii that bisects each sample's minimum (Cina et al. 2024, arXiv:2404.19460).
 
-    steps: of each run. radii: how many runs. targets: wrong classes that are tried, the nearest of a linear model first.
-    others: M,C,H,W, images to begin from where no run succeeds; x unless given.
+    steps: of each run. radii: number of runs. targets: number of wrong classes tried, nearest by linearised distance first.
+    others: M,C,H,W, images to begin from for samples on which no run succeeds; x by default.
     """
     ascent = Ascent(model, threat, Goal(y), targeted_dlr, steps, early_stop=True)
     nearest, (classes, distances) = Nearest(x, y, threat), nearest_classes(model, x, y, threat)
@@ -59,10 +60,10 @@ def min_apgd(
 
 
 def _bisect(ascent: Ascent, nearest: Nearest, x_adv: Tensor, radius: Tensor, classes: Tensor, radii: int) -> None:
-    """Runs from x_adv, the first at these radii (N), towards the classes (N,T) in turn; `nearest` takes what they find."""
+    """Run from x_adv, first at these radii (N), towards the classes (N,T) in turn, and add the results to `nearest`."""
     x, y, turn = nearest.x, nearest.y, torch.zeros_like(nearest.y)
     count = classes.shape[1]
-    low, best = torch.zeros_like(radius), classes[:, 0]  # the class of the nearest
+    low, best = torch.zeros_like(radius), classes[:, 0]  # best: the class of the nearest example so far
     farthest = ascent.threat.distance(torch.maximum(x, 1 - x), torch.zeros_like(x))
     for _ in range(radii):
         radius = radius.minimum(farthest)

@@ -1,4 +1,4 @@
-"""Random noise: a score-based baseline."""
+"""Random noise as a score-based baseline attack."""
 
 from dataclasses import dataclass
 
@@ -26,16 +26,16 @@ def noise(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The worst of some random points, drawn in turn from the ball and from its surface: a baseline without gradients.
+    """Random points, drawn alternately from the ball and from its surface; the worst is kept: a baseline without gradients.
 
-    early_stop: the first point that succeeds will do; otherwise the largest margin of all draws is kept. target: N
-    target classes.
+    early_stop: a sample leaves with the first point that succeeds; otherwise the point closest to the goal of all draws is
+    kept. target: N target classes.
     """
     if draws < 1:
         raise InputError(f"noise(draws={draws}): give 1 or more")
     goal, result = Goal.of(y, target), x.clone()
     a = _Active(x, goal.labels, x, best=x.new_full((len(x),), -torch.inf))
-    for draw in range(draws + 1):  # the first looks at the image itself
+    for draw in range(draws + 1):  # draw 0 evaluates the clean image
         point = a.x
         if draw > 0:
             point = threat.random_start(a.x, generator) if draw % 2 else _on_surface(threat, a.x, generator)
@@ -55,7 +55,7 @@ def noise(
 
 @dataclass
 class _Active(Active):
-    best: Tensor  # N, the closeness of x_adv
+    best: Tensor  # N, how close x_adv is to the goal
 
 
 def _on_surface(threat: ThreatModel, x: Tensor, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The adversarial patch: one square for all images, wherever it lies."""
+"""The adversarial patch: one square for all images, placed anywhere."""
 
 import math
 
@@ -28,10 +28,10 @@ def patch(
     target: int | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """One square trained over all images, then laid at random on each (Brown et al. 2017, arXiv:1712.09665).
+    """One square trained on all images, then placed at random on each (Brown et al. 2017, arXiv:1712.09665).
 
-    size: its side as a share of the image's shorter one. rotation: up to so many degrees either way. scale: up to this
-    share larger or smaller. target: the target class; any wrong one unless given. Raises InputError.
+    size: side of the square as a share of the image's shorter side. rotation: up to this many degrees either way. scale: up to
+    this share larger or smaller. target: the target class; any wrong class by default. Raises InputError for wrong options.
     """
     threat.check_whole_box("patch")
     if steps < 0 or batch_size < 1 or step_size <= 0:
@@ -55,9 +55,9 @@ def patch(
 
 
 def place(x: Tensor, side: float, rotation: float, scale: float, generator: Generator | None = None) -> Tensor:
-    """For every pixel of each image its place on a square laid at random, which reaches from -1 to 1: N,H,W,2.
+    """Place a square at random, and return each pixel's position in the square's coordinates, from -1 to 1: N,H,W,2.
 
-    side: in pixels. The whole square lies inside the image wherever it fits.
+    side: in pixels. The whole square lies inside the image if it fits.
     """
     n, (h, w) = len(x), x.shape[2:]
     turn, stretch, *position = torch.rand(4, n, device=x.device, generator=generator)
@@ -78,7 +78,7 @@ def place(x: Tensor, side: float, rotation: float, scale: float, generator: Gene
 
 
 def lay(square: Tensor, x: Tensor, grid: Tensor) -> Tensor:
-    """The images (N,C,H,W) under the square (1,C,S,S), differentiable in it; what it does not cover stays as it is."""
+    """Return the images (N,C,H,W) with the square (1,C,S,S) on them, differentiable with respect to the square."""
     covered = (grid.abs().amax(3) <= 1)[:, None]
     seen = F.grid_sample(square.expand(len(x), -1, -1, -1), grid, padding_mode="border", align_corners=False)
     return torch.where(covered, seen.clamp(0, 1), x)
@@ -87,7 +87,7 @@ def lay(square: Tensor, x: Tensor, grid: Tensor) -> Tensor:
 def _gradient(model: nn.Module, square: Tensor, x: Tensor, y: Tensor, grid: Tensor) -> Tensor:
     def covered(square: Tensor) -> Tensor:
         images = lay(square, x, grid)
-        images.register_hook(finite)  # before the images' gradients are added up
+        images.register_hook(finite)  # so that one image's NaN does not spoil the gradient summed over all
         return model(images)
 
     return input_gradient(covered, square, y)

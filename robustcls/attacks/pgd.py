@@ -34,17 +34,17 @@ def pgd(
 ) -> Tensor:
     """Projected gradient ascent on the loss from a random start (Madry et al. 2017, arXiv:1706.06083).
 
-    step_size: in pixel values; 2.5 eps / steps unless given. momentum: decay of the accumulated gradient (Dong et al.
-    2017, arXiv:1710.06081). restarts: the worst of so many runs is kept. early_stop: a sample leaves with the first
-    iterate that succeeds; without, as in the paper, the last iterate counts. target: N target classes; the loss
-    of these is minimised.
+    step_size: in pixel values; 2.5 eps / steps by default. momentum: decay of the accumulated gradient (Dong et al.
+    2017, arXiv:1710.06081). restarts: number of runs, of which the worst is kept. early_stop: a sample leaves with the first
+    iterate that succeeds; if False, the last iterate is returned, as in the paper. target: N target classes, whose loss is
+    minimised.
     """
     if steps < 1 or restarts < 1:
         raise InputError(f"pgd(steps={steps}, restarts={restarts}): give 1 or more of each")
     if momentum < 0:
         raise InputError(f"pgd(momentum={momentum}): give 0 for none, or a decay such as 1.0")
     if y.is_floating_point() and (early_stop or restarts > 1):
-        raise InputError("pgd needs one label an image for early_stop and restarts: give early_stop=False, restarts=1")
+        raise InputError("pgd needs one label per image for early_stop and restarts: give early_stop=False, restarts=1")
     step_size = threat.default_step(steps) if step_size is None else step_size
     goal = Goal.of(y, target)
     runs = Restarts(model, x, goal, early_stop)
@@ -79,7 +79,7 @@ def _ascend(
     momentum: float,
     early_stop: bool,
 ) -> Tensor:
-    """One run: for each sample the last iterate or, with early_stop, the first that succeeds."""
+    """Run PGD once. Return the last iterate of each sample or, with early_stop, the first that succeeds."""
     result = a.x_adv.clone()
     for _ in range(steps):
         logits, _, a.grad = logits_and_gradient(model, a.x_adv, goal.ascent(loss), a.y)

@@ -1,6 +1,6 @@
 """Sigma-zero: gradient descent on a smooth count of the changed values.
 
-What differs from the authors' code: a step ends past the boundary of a clear error, 3e-5 of the logits, not on a tie.
+Difference from the authors' code: the boundary is that of a clear misclassification, 3e-5 of the logits beyond a tie.
 """
 
 import math
@@ -30,11 +30,11 @@ def sigma_zero(
     tau_factor: float = 0.01,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The fewest changed values: Adam on margin and smoothed l0 norm, with a threshold (Cina et al. 2024, arXiv:2402.01879).
+    """Change as few values as possible: Adam on margin and smoothed l0 norm (Cina et al. 2024, arXiv:2402.01879).
 
-    step_size: the paper's eta_0, which falls to a tenth. sigma: how sharply a changed value counts. tau: the first threshold,
-    below which a change is set to 0; at each step it rises by tau_factor times the step where the point is adversarial, and
-    falls by as much elsewhere.
+    step_size: the paper's eta_0, which falls to a tenth. sigma: how sharply the smoothed norm counts a changed value. tau: the
+    first threshold; changes below the threshold are set to 0. At each step the threshold rises by tau_factor times the step
+    size for samples that are adversarial, and falls by as much for the others.
     """
     nearest = Nearest(x, y, threat)
     delta, m, v = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)

@@ -1,10 +1,10 @@
 """Square Attack: score-based random search over square windows (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-What differs from the authors' code, also in AutoAttack:
+Differences from the authors' code, which AutoAttack also contains:
 
-- Each sample tries a square of its own, theirs all the same place.
-- A square may lie at the last row and column, theirs never does.
-- l1, which the paper leaves out, is the l2 search with a soft threshold that leaves few pixels.
+- Each sample draws its own square; in the authors' code all samples of a batch share one position.
+- A square may reach the last row and column; in the authors' code it never does.
+- l1, which the paper does not cover, is the l2 search followed by a soft threshold that leaves few pixels.
 """
 
 import math
@@ -24,8 +24,8 @@ from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-AHEAD = 32  # queries whose random numbers are drawn at once: one by one they would cost more than the rest of a query
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the square's area halves
+AHEAD = 32  # queries whose random numbers are drawn at once: one draw per query would cost more than the rest of it
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # query counts after which the square's area is halved
 
 
 @traits(gradients=False, mask=True)
@@ -46,14 +46,14 @@ def square(
     target: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Squares at random places, kept where the margin grows (Andriushchenko et al. 2019, arXiv:1912.00049).
+    """Random search with squares, kept if they increase the margin loss (Andriushchenko et al. 2019, arXiv:1912.00049).
 
-    p_init: the first squares' share of the image. restarts: of so many searches the closest is kept. look: after so many
-    queries, and each doubling of them, a sample leaves unless what the last doubling gained, gained again in each to come,
-    would suffice; 0: none leaves. within: only samples to which `start` has left at most this share of the way from the
-    clean image to an error, or the target, by the DLR. early_stop: a sample leaves once it succeeds. start: N,C,H,W, where
-    the first search begins for a sample whose margin is larger there than at the usual start; with look or within, in a
-    cascade, the strongest attempt so far. target: N target classes.
+    p_init: share of the image that the first squares cover. restarts: number of searches, of which the closest to the goal is
+    kept. look: after this many queries, and at each doubling of them, drop a sample if repeating the gain of the last doubling
+    in every doubling to come would not suffice; 0: never. within: attack only samples that are close at `start`: at most this
+    share remains of the way from the clean image to a misclassification, or to the target, by the DLR loss. early_stop: a
+    sample leaves once it succeeds. start: N,C,H,W, where the first search begins for samples that are closer to the goal there
+    than at the usual start; with look or within, a cascade gives the strongest attempt so far. target: N target classes.
     """
     if queries < 1 or restarts < 1 or not 0 < p_init <= 1 or look < 0 or not 0 < within <= 1:
         raise InputError(
@@ -83,7 +83,7 @@ def square(
         a.keep(near)
         generator = take(generator, near)
     for query in range(queries + 1):
-        if query == 0:  # looks at the start alone
+        if query == 0:  # evaluates the starting point
             x_new, mass = a.x_adv, a.mass
         else:
             p = p_init / 2 ** bisect_left(HALVINGS, query - 1)
@@ -120,11 +120,11 @@ def square(
 
 @dataclass(kw_only=True)
 class _Active(Active):
-    clean: Tensor  # N, the closeness of x to the goal
-    best: Tensor  # N, that of x_adv
-    before: Tensor  # N, what best was when half as many queries had been asked
-    mass: Tensor  # N, the sum of |x_adv - x|^order: in l2 and l1 what of the ball is used
-    chance: Tensor  # N,AHEAD,5+C, from 0 to 1, for the queries to come
+    clean: Tensor  # N, how close x is to the goal
+    best: Tensor  # N, how close x_adv is to the goal
+    before: Tensor  # N, the value of `best` after half as many queries
+    mass: Tensor  # N, the sum of |x_adv - x|^order: in l2 and l1 the part of the ball that is used up
+    chance: Tensor  # N,AHEAD,5+C, uniform random numbers from 0 to 1 for the next AHEAD queries
 
 
 class _Search(NamedTuple):
@@ -154,13 +154,13 @@ def _begin(
 
 
 def _stripes(x: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
-    """Vertical stripes, one pixel wide, of the lowest and the highest values that the ball and the box allow."""
+    """Return x with vertical stripes, one pixel wide, of the lowest or highest values that ball and box allow."""
     up = draws.coins(x.shape[1], 1, x.shape[3])
     return torch.where(up, (x + threat.eps).clamp_max_(1), (x - threat.eps).clamp_min_(0))
 
 
 def _recolour(a: _Active, eps: float, side: int, chance: Tensor) -> tuple[Tensor, Tensor]:
-    """A square of one colour (Algorithm 2): each channel at its lowest or at its highest."""
+    """Propose a square of one colour (Algorithm 2): each channel at its lowest or highest allowed value."""
     window = _window(a.x, max(side, 1), chance[:, :2])
     clean, up = a.x.take(window), chance[:, 5:, None] < 0.5
     coloured = torch.where(up, (clean + eps).clamp_max_(1), (clean - eps).clamp_min_(0))
@@ -168,7 +168,7 @@ def _recolour(a: _Active, eps: float, side: int, chance: Tensor) -> tuple[Tensor
 
 
 def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> Tensor:
-    """Some five by five humps of random signs side by side, as far as the ball allows."""
+    """Return x with a grid of about five by five humps of random signs, scaled to the surface of the ball."""
     n, c, h, w = x.shape
     side = max(min(h, w) // 5, 1)
     rows, columns = h // side, w // side
@@ -183,17 +183,17 @@ def _tiles(x: Tensor, threat: ThreatModel, draws: Draws, order: int) -> Tensor:
 
 
 def _move_mass(a: _Active, eps: float, side: int, chance: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """What two squares hold, and what the ball has left, goes to the first of them as a hump (Algorithm 3).
+    """Propose to move the mass of two squares, and what the ball has left, into the first as a hump (Algorithm 3).
 
-    The paper's nu = x_adv - x, its squares W1 and W2, rho and eta. In l1 each channel of W1 gets what all hold together.
-    chance: the places of the two, whether the hump is turned, and the sign of each channel.
+    Names follow the paper: nu = x_adv - x, the squares W1 and W2, rho. In l1 each channel of W1 gets the mass of all channels.
+    chance: the positions of the two squares, whether the hump is transposed, and the sign of each channel.
     """
     side = min(max(side, 3) // 2 * 2 + 1, *a.x.shape[2:])
     w1, w2 = _window(a.x, side, chance[:, :2]), _window(a.x, side, chance[:, 2:4])
     x1, x2, x_new = a.x.take(w1), a.x.take(w2), a.x_adv.clone()
     nu1 = x_new.take(w1) - x1
     x_new.put_(w1, x1)
-    nu2 = x_new.take(w2) - x2  # where the squares overlap, the second is empty now
+    nu2 = x_new.take(w2) - x2  # 0 where the squares overlap, since W1 was reset
     x_new.put_(w2, x2)
     held = _mass(nu1, order), _mass(nu2, order)  # N,C each
     unused = (eps**order - a.mass).clamp_min_(0) / a.x.shape[1]
@@ -207,19 +207,19 @@ def _move_mass(a: _Active, eps: float, side: int, chance: Tensor, order: int) ->
 
 
 def _move_sparsely(a: _Active, eps: float, side: int, chance: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves more mass than the ball holds, then takes the same from every pixel that has it: few pixels remain."""
+    """Move more mass than the l1 ball holds, then apply a soft threshold that brings it back, so that few pixels remain."""
     x_new, _ = _move_mass(a, eps, side, chance, order=1)
     delta = _shrink(x_new - a.x, eps)
     return a.x + delta, delta.flatten(1).abs().double().sum(1)
 
 
 def _shrink(delta: Tensor, eps: float) -> Tensor:
-    """Soft-thresholded so that the sizes add up to eps: Newton's method on a convex function, from the left."""
+    """Apply the soft threshold at which the absolute values add up to eps, found by Newton's method from below."""
     size, threshold = delta.abs(), torch.zeros_like(delta[:, :1, :1, :1])
     for _ in range(30):
         above = (size - threshold).clamp_min_(0)
         excess = above.sum((1, 2, 3), keepdim=True) - eps
-        going = excess > 1e-5 * eps  # each to its own end, whatever the others take
+        going = excess > 1e-5 * eps  # per sample, so that the result does not depend on the rest of the batch
         if not going.any():
             break
         step = excess / (above > 0).sum((1, 2, 3), keepdim=True).clamp_min(1)
@@ -237,11 +237,11 @@ def _mass(delta: Tensor, order: int) -> Tensor:
 
 @cache
 def _hump(side: int, order: int) -> Tensor:
-    """A hill beside a valley, of norm 1, and the same turned: 2,side,side. Each is steepest in its middle."""
+    """Return a hill next to a valley, with norm 1, and the same transposed: 2,side,side."""
 
     def hill(rows: int, columns: int) -> Tensor:
         rings = torch.arange(max(rows, columns) // 2 + 1)
-        heights = (1.0 / (rings + 1) ** (2 * order)).flip(0).cumsum(0).flip(0)  # of the rings from the middle outwards
+        heights = (1.0 / (rings + 1) ** (2 * order)).flip(0).cumsum(0).flip(0)  # one per ring, from the centre outwards
         down, across = ((torch.arange(length) - length // 2).abs() for length in (rows, columns))
         return heights[torch.maximum(down[:, None], across)]
 
@@ -251,7 +251,10 @@ def _hump(side: int, order: int) -> Tensor:
 
 
 def _window(x: Tensor, side: int, place: Tensor) -> Tensor:
-    """Where in the flat batch a square of each sample lies: N,C,side^2. place: N,2, from 0 to 1, down and across."""
+    """Return the indices into the flattened batch of one square per sample: N,C,side^2.
+
+    place: N,2, the vertical and horizontal position, from 0 to 1.
+    """
     n, c, h, w = x.shape
     side = min(side, h, w)
     corner = ((place[:, 0] * (h - side + 1)).long() * w + (place[:, 1] * (w - side + 1)).long()).view(n, 1, 1)

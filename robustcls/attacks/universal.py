@@ -1,4 +1,4 @@
-"""The universal perturbation: one change for all images."""
+"""The universal perturbation: one perturbation for all images."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,7 +9,7 @@ from robustcls.core.losses import cross_entropy
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 
-MOST = 9.0  # a sample's loss counts up to here, so that none decides for all (the paper's beta)
+MOST = 9.0  # the loss of a sample is clipped here, so that no single sample dominates (beta in the paper)
 
 
 @traits(universal=True, mask=True)
@@ -24,10 +24,10 @@ def universal(
     batch_size: int = 32,
     generator: Generator | None = None,
 ) -> Tensor:
-    """One perturbation trained over all images by steps on random batches (Shafahi et al. 2018, arXiv:1811.11304).
+    """One perturbation trained on all images by steps on random batches (Shafahi et al. 2018, arXiv:1811.11304).
 
-    Each image with it is clipped to the box. step_size: in pixel values; 2.5 eps / steps unless given. batch_size: images of
-    a step. Raises InputError.
+    The perturbed images are clipped to the box. step_size: in pixel values; 2.5 eps / steps by default. batch_size: number of
+    images per step. Raises InputError for wrong options.
     """
     if steps < 1 or batch_size < 1 or (step_size is not None and step_size <= 0):
         raise InputError(

@@ -1,11 +1,11 @@
-"""Attribution maps: which pixels a class's logit depends on. One method per file; `robustcls.explain` runs any of them.
+"""Attribution maps: how much each pixel contributes to a class's logit. `robustcls.explain` runs any of the methods here.
 
-A method is `(model, x, target, *, options) -> Tensor`, N,C,H,W or N,H,W: x lies on the model's device, target holds one
-class per image, the model is in eval mode with frozen parameters, and torch's and numpy's random streams begin at a seed,
-all of which `explain` sees to. It explains the logit as the model gives it, never a softmax: there the other
-classes' evidence would be mixed in. Keywords named `reference` and `background` are given images, as `robustcls.explain`
-says. A method's file may also define `note(model, x, *, options) -> str`, what a reader of its maps must know, and, where a
-map adds up to logit(x) - logit(origin), `origin(x, *, options) -> Tensor`.
+A method is a function `(model, x, target, *, options) -> Tensor` that returns maps N,C,H,W or N,H,W. `explain` makes sure that
+x is on the model's device, target has one class per image, the model is in eval mode with frozen parameters, and torch's and
+numpy's random generators are seeded. A method explains the logit itself, never the softmax, which would mix in the evidence
+for other classes. Keywords named `reference` and `background` receive images, as described in `explain`. A method's file may
+also define `note(model, x, *, options) -> str`, what a reader of the maps must know, and, if a map adds up to logit(x) -
+logit(origin), `origin(x, *, options) -> Tensor`.
 """
 
 import sys
@@ -43,24 +43,25 @@ def explain(
     keep_nonfinite: bool = False,
     progress: bool = False,
 ) -> Tensor:
-    """Attribution maps of the target class's logit, float32 on the images' device: N,C,H,W, or N,H,W from methods on a grid.
+    """Return attribution maps of the target class's logit: N,C,H,W, or N,H,W from methods on a grid.
+
+    Maps are float32, on the device of the images.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels.
+        model: any module that maps [0, 1] pixels to logits N,K.
         images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
-        target: one class for all images, or one per image; None takes each image's predicted class.
+        target: one class for all images, or one per image; None uses each image's predicted class.
         method: a spec such as `integrated_gradients(steps=64, baseline="mean")`, or a function `(model, x, target) -> maps`.
             See `robustcls list attribution`.
-        batch_size: images at a time.
-        seed: of methods that draw random numbers; every image has the same draws.
-        reference: the images N,C,H,W that superpixels are made of, where `images` are their adversarial versions.
-        background: baselines M,C,H,W of the SHAP methods, in place of each image's own black, mean and blur.
-        keep_nonfinite: leave entries that are not finite as they are; else they become 0, with a UserWarning that says in
-            how many maps.
+        batch_size: images per batch.
+        seed: for methods that draw random numbers; every image gets the same draws.
+        reference: images N,C,H,W from which superpixels are made, if `images` are their adversarial versions.
+        background: baselines M,C,H,W for the SHAP methods, instead of each image's own black, mean and blur.
+        keep_nonfinite: keep entries that are not finite; by default they become 0, and a UserWarning says in how many maps.
         progress: show progress on stderr.
 
     Raises:
-        InputError: for images, targets, methods or options that do not fit.
+        InputError: for invalid images, targets, methods or options.
 
     Example:
         >>> maps = robustcls.explain(model, images, target=labels, method="gradcam")
@@ -72,7 +73,7 @@ def explain(
     given = parse_batch_size(batch_size)
     size = given if isinstance(given, int) else images_per_chunk(images, device_of(model))
     takes, extra, maps = signature(function.func).parameters, {}, []
-    # Gradients are needed even where the caller switched them off, and tensors made in inference mode must be copied.
+    # Maps need gradients even if the caller disabled them, and tensors made in inference mode must be copied.
     with torch.inference_mode(False), torch.enable_grad(), frozen(model), input_kept(model):
         for start in follow(range(0, len(images), size), name, show=progress):
             x = placed(model, images[start : start + size])
@@ -86,23 +87,23 @@ def explain(
     every = torch.cat(maps).to(images.device)
     if keep_nonfinite:
         return every
-    if said := nonfinite_remark(nonfinite_rows(every)):
-        warnings.warn(f"{name}: {said}", stacklevel=2)
+    if remark := nonfinite_remark(nonfinite_rows(every)):
+        warnings.warn(f"{name}: {remark}", stacklevel=2)
     return finite(every)
 
 
 def nonfinite_rows(maps: Tensor) -> Tensor:
-    """Which of the maps have entries that are not finite: N, bool."""
+    """Whether each map has entries that are not finite: N, bool."""
     return (~maps.isfinite()).flatten(1).any(1)
 
 
 def nonfinite_remark(rows: Tensor) -> str:
-    """A remark on maps of which those in `rows` (N, bool) had values that were not finite; "" where none had."""
+    """Return a remark on the maps with values that were not finite, given by `rows` (N, bool); "" if there are none."""
     return f"{int(rows.sum())} of {len(rows)} maps had values that are not finite, taken as 0" if rows.any() else ""
 
 
 def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
-    """The target class of each image, N on the CPU. Raises InputError unless there is one for all, or one for each."""
+    """Return the target class of each image, N, on the CPU. Raises InputError unless there is one for all, or one for each."""
     labels = torch.as_tensor(target, device="cpu")
     labels = labels.expand(len(images)) if labels.ndim == 0 else labels
     check_images(images, labels)
@@ -110,11 +111,11 @@ def one_each(target: int | Tensor | Sequence[int], images: Tensor) -> Tensor:
 
 
 def note(model: nn.Module, images: Tensor, method: AnyPlugin = "integrated_gradients") -> str:
-    """What a reader of the method's maps must know, in a few words: baseline and steps, or layer and grid; may be empty.
+    """Return what a reader of the method's maps must know, in a few words: baseline and steps, or layer and grid; or "".
 
-    images: N,C,H,W as for `explain`; the first is passed through the model where the answer depends on it.
+    images: N,C,H,W as for `explain`; the first is passed through the model if the answer depends on it.
     """
-    describe = _beside(method, "note")
+    describe = _defined_with(method, "note")
     if describe is None:
         return ""
     check_images(images, input_size=input_size_of(model))
@@ -124,23 +125,23 @@ def note(model: nn.Module, images: Tensor, method: AnyPlugin = "integrated_gradi
 
 
 def origin(images: Tensor, method: AnyPlugin) -> Tensor | None:
-    """The images from which the method's maps add up to the change of the logit; None where they do not claim to."""
-    start = _beside(method, "origin")
+    """Return the images from which the method's maps add up to the change of the logit; None if the method is not complete."""
+    start = _defined_with(method, "origin")
     return None if start is None else start(images, **resolved("attribution", method))
 
 
 def collapse(maps: Tensor) -> Tensor:
-    """One value per pixel: the sum over channels. N,C,H,W to N,H,W; maps that are N,H,W already come back as they are.
+    """Sum maps N,C,H,W over the channels to N,H,W; maps that are N,H,W already are returned unchanged.
 
-    The sum is what keeps the meaning. Of signed maps, the pixels still add up to what the channels did (the completeness
-    of integrated gradients), and evidence for and against cancels inside a pixel as it does in the logit. Of magnitudes,
-    it is the l1 norm of a pixel's gradient: how far the logit moves, to first order, when each channel moves by one.
+    The sum keeps the meaning of a map. The pixels of signed maps still add up to the same total (completeness of integrated
+    gradients), and evidence for and against the class cancels within a pixel as it does in the logit. For magnitudes, the sum
+    is the l1 norm of a pixel's gradient: how far the logit moves, to first order, if each channel moves by one.
     """
     return maps.sum(1) if maps.ndim == 4 else maps
 
 
-def _beside(method: AnyPlugin, name: str) -> Callable | None:
-    """What the method's file defines under the name; nothing where the method is a function of the caller's own."""
+def _defined_with(method: AnyPlugin, name: str) -> Callable | None:
+    """Return what the method's file defines under this name; None if the method is the caller's own function."""
     if not isinstance(method, str):
         return None
     function = load("attribution", method)
@@ -154,7 +155,7 @@ def _checked(
     reference: Tensor | None,
     background: Tensor | None,
 ) -> tuple[nn.Module, Tensor | None]:
-    """The model as one that gives logits, and the target classes (N). Raises InputError for images that do not fit."""
+    """Return the model, wrapped to give logits, and the target classes (N). Raises InputError for images that do not fit."""
     check_images(images, input_size=input_size_of(model))
     model = classifier_with_warning(model, images)
     for others in (reference, background):
@@ -166,7 +167,7 @@ def _checked(
 
 
 def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
-    """The class to explain for each image, on x's device. Raises InputError for a class that the model does not have."""
+    """Return the class to explain for each image, on x's device. Raises InputError for a class that the model lacks."""
     try:
         with torch.no_grad():
             logits = model((x if labels is None else x[:1]).clone())  # one image is enough to count the classes
@@ -181,10 +182,10 @@ def _classes(model: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def _run(function, model: nn.Module, x: Tensor, classes: Tensor, method: str, extra: dict[str, Tensor]) -> Tensor:
-    """The maps of a batch, float32 on the CPU. Raises InputError where there is no gradient, or no map for each image."""
+    """Return the maps of a batch, float32, on the CPU. Raises InputError without a gradient, or without a map per image."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="captum")  # it announces its hooks
+            warnings.filterwarnings("ignore", module="captum")  # captum warns that it sets hooks
             maps = function(model, x, classes, **extra)
     except RuntimeError as error:
         if "does not require grad" not in str(error) and "not have been used" not in str(error):

@@ -1,4 +1,4 @@
-"""How many images go through a model at once, and what is drawn at random for each."""
+"""Batch sizes of attribution methods, and reproducible random draws for each image."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,30 +9,31 @@ from torch import Tensor, nn
 
 from robustcls.core.classifier import device_of, dtype_of
 
-# Values, not images: what a network keeps for its backward pass grows with the pixels. VGG16 keeps about 110 MB for an
-# image of 224 pixels, so that a pass of 13 such images takes 1.5 GB; 32-pixel images stop at 256, where speed levels off.
+# The limit counts values, not images, because the memory for a backward pass grows with the pixels. VGG16 keeps about 110 MB
+# for an image of 224 pixels, so a pass of 13 such images takes 1.5 GB. For 32-pixel images the limit is 256 images, beyond
+# which they are no longer faster.
 VALUES_PER_PASS = 2**21
 IMAGES_PER_PASS = 256
 
 
 def placed(model: nn.Module, images: Tensor) -> Tensor:
-    """A copy on the model's device, in the precision of its parameters."""
+    """Return a copy on the model's device, in the precision of its parameters."""
     return images.detach().to(device_of(model), dtype_of(model), copy=True)
 
 
 def images_per_pass(x: Tensor) -> int:
-    """How many images like these (N,C,H,W) fit a pass with gradients in modest memory: from 1 to 256."""
+    """Return how many images like these (N,C,H,W) fit into a pass with gradients in moderate memory: from 1 to 256."""
     return max(1, min(IMAGES_PER_PASS, VALUES_PER_PASS // max(1, x[0].numel())))
 
 
 def images_per_chunk(x: Tensor, device: torch.device) -> int:
-    """How many images `explain` gives a method at once: on a CPU few, which is as fast, so that progress is seen."""
+    """Return how many images `explain` passes to a method at once. On a CPU few, which is as fast and shows progress."""
     return min(images_per_pass(x), 32) if device.type == "cpu" else images_per_pass(x)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The random streams that captum draws from, begun at the seed; at the end they are where they were."""
+    """Seed the random generators that captum uses, and restore their state afterwards."""
     before = np.random.get_state()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -44,9 +45,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def singly(*stacks: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The rows of the stacks, each as a stack of one, with the same random draws for every row.
+    """Yield the rows of the stacks, each as a stack of one, with the same random draws for every row.
 
-    So a map depends neither on its neighbours in the batch nor, for a clean image and its adversarial one, on the draw.
+    A map therefore does not depend on the rest of the batch, and the maps of a clean and its adversarial image share the draws.
     """
     seed = torch.initial_seed()
     for row in zip(*(stack.split(1) for stack in stacks), strict=True):

@@ -1,4 +1,4 @@
-"""DeepLIFT: the logit's change from a baseline, passed back through every layer; DeepLIFT SHAP averages over baselines."""
+"""DeepLIFT propagates the logit's change from a baseline back through every layer; DeepLIFT SHAP averages over baselines."""
 
 from typing import Literal
 
@@ -17,16 +17,16 @@ def deeplift(
 ) -> Tensor:
     """Contributions by the rescale rule (Shrikumar et al. 2017, arXiv:1704.02685): N,C,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) where the network is
-    made of linear layers, elementwise activations and max pooling; products, such as attention's or LayerNorm's, have no
-    rule and pass their plain gradient. Works on a prepared copy of the model (`_preparation`). Raises InputError where a
-    module cannot be prepared.
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) if the network
+    consists of linear layers, elementwise activations and max pooling. Products, as in attention or LayerNorm, have no rule
+    and pass their plain gradient. Works on a prepared copy of the model (`_preparation`). Raises InputError if a module
+    cannot be prepared.
     """
     from captum.attr import DeepLift
 
     x = x.detach()
     lift = DeepLift(prepared(model, x, "deeplift", rescale=True))
-    maps = [  # one at a time: for pixels like the baseline captum takes the gradient of the batch's first image
+    maps = [  # one by one: for pixels equal to the baseline, captum uses the gradient of the batch's first image
         lift.attribute(image, start, one).detach() for image, start, one in singly(x, baseline_of(x, baseline), target)
     ]
     return torch.cat(maps)
@@ -35,7 +35,7 @@ def deeplift(
 def deeplift_shap(model: nn.Module, x: Tensor, target: Tensor, *, background: Tensor | None = None) -> Tensor:
     """Mean DeepLIFT over baselines, an estimate of SHAP values (Lundberg and Lee 2017, arXiv:1705.07874): N,C,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. Signed, in logits. background: the baselines, M,C,H,W; None takes the image's own
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits. background: the baselines, M,C,H,W; by default the image's own
     black, mean and blur. Otherwise as `deeplift`.
     """
     from captum.attr import DeepLift

@@ -1,4 +1,4 @@
-"""GradCAM: a layer's channels, weighted by how much the logit rises with each."""
+"""GradCAM: a layer's channels, weighted by the gradient of the logit with respect to each."""
 
 from collections import Counter
 from contextlib import suppress
@@ -11,7 +11,7 @@ from robustcls.attribution._layout import LAYOUTS, Grid, Watched, watch
 from robustcls.core.errors import InputError
 
 MIN_GRID = 4
-BLOCKS = 2  # norms on a grid after the last convolution: with so many, a transformer follows it
+BLOCKS = 2  # with this many norms on a grid after the last convolution, the model is taken for a transformer
 
 
 def gradcam(
@@ -25,22 +25,23 @@ def gradcam(
 ) -> Tensor:
     """Channels of a layer weighted by their mean gradient (Selvaraju et al. 2016, arXiv:1610.02391): N,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. The sum over channels, on the layer's grid, is enlarged bilinearly to the image. relu:
-    keep the evidence for the class alone, as in the paper; False keeps the sign. layer: the name of a module in
-    `model.named_modules()` with an output N,C,H,W, N,H,W,C (Swin) or N,T,C (ViT), whose T tokens are a grid and a few
-    others, such as the class token, that are left out. layout: nchw, nhwc or ntc, where the model's pass does not show
-    which it is. layer None takes the last convolution in forward order on a grid of 4x4 or finer: VGG16 ends on 2x2
-    where images are 32x32, four numbers that would look like a map; in a transformer the last norm on such a grid whose
-    places the logits depend on. Where no grid is that fine, it is the last on the finest grid there is.
-    `layer_and_grid` says which it was. Raises InputError for a layer that does not exist (naming the nearest), does not
-    run exactly once, has no grid or an unclear one, and for tokens that the logits do not depend on.
+    x: N,C,H,W in [0, 1]; target: N. The sum over channels, on the layer's grid, is enlarged bilinearly to the image. relu: keep
+    only evidence for the class, as in the paper; False keeps the sign. layer: the name of a module in `model.named_modules()`
+    with an output N,C,H,W, N,H,W,C (Swin) or N,T,C (ViT), whose T tokens are a grid and a few others, such as the class token,
+    which are left out. layout: nchw, nhwc or ntc, if a forward pass does not show which it is.
+
+    By default, layer is the last convolution in forward order on a grid of 4x4 or finer (on 32x32 images VGG16 ends on 2x2,
+    four numbers that would only look like a map), or, in a transformer, the last norm on such a grid on whose positions the
+    logits depend. If no grid is that fine, it is the last layer on the finest grid. `layer_and_grid` returns the choice. Raises
+    InputError for a layer that does not exist (naming the nearest), does not run exactly once, has no grid or an ambiguous one,
+    and for tokens that the logits do not depend on.
     """
     name, grid, _ = _choose(model, x, layer, layout)
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         kept.append(output)
-        return output.clone()  # so that a ReLU in place behind the layer does not change what is weighted
+        return output.clone()  # so that an in-place ReLU after the layer does not change the values kept
 
     handle = model.get_submodule(name).register_forward_hook(keep)
     try:
@@ -62,7 +63,7 @@ def gradcam(
 def layer_and_grid(
     model: nn.Module, x: Tensor, layer: str | None = None, layout: str | None = None
 ) -> tuple[str, tuple[int, int]]:
-    """The name of the layer that `gradcam` uses for images like x, and the height and width of its grid."""
+    """Return the name of the layer that `gradcam` uses for images like x, and the height and width of its grid."""
     name, grid, _ = _choose(model, x, layer, layout)
     return name, grid.size
 
@@ -80,7 +81,7 @@ def note(model: nn.Module, x: Tensor, *, layer: str | None = None, relu: bool = 
 
 
 def _choose(model: nn.Module, x: Tensor, layer: str | None, layout: str | None) -> tuple[str, Grid, bool]:
-    """The layer's name, its grid, and whether it is the patch embedding of a model that goes on with tokens."""
+    """Return the layer's name, its grid, and whether it is the patch embedding of a transformer."""
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"gradcam: layout {layout!r} is none of {', '.join(LAYOUTS)}")
     if layout is not None and layer is None:
@@ -93,13 +94,13 @@ def _choose(model: nn.Module, x: Tensor, layer: str | None, layout: str | None) 
     seen = watch(model, x, modules)
     name, grid = _finest(seen, modules) if layer is None else (layer, _named(seen, layer, layout))
     run = [module for one, _ in seen.runs if is_convolution(module := modules[one])]
-    # The only convolution, and it cuts the image into patches.
+    # A patch embedding is the only convolution of the model, and cuts the image into patches.
     embedding = len(run) == 1 and run[0] is modules[name] and _cuts_patches(run[0])
     return name, grid, embedding
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Of PyTorch, or of a file's graph."""
+    """Whether a module is a convolution, of PyTorch or of an exported file's graph."""
     return isinstance(module, nn.Conv2d) or getattr(module, "is_convolution", False)
 
 
@@ -123,20 +124,20 @@ def _named(seen: Watched, layer: str, layout: str | None) -> Grid:
 
 
 def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
-    """The last run on a grid of 4x4 or finer, else the last on the finest. Modules that run more than once do not count.
+    """Return the last layer on a grid of 4x4 or finer, else the last on the finest grid. Modules that run twice do not count.
 
-    Of convolutions; of norms where a transformer follows these.
+    Considered are convolutions or, in a transformer, norms.
     """
     counts = Counter(name for name, _ in seen.runs)
     single = [(name, output) for name, output in seen.runs if counts[name] == 1]
-    grids: dict[int, Grid] = {}  # by place in `single`
+    grids: dict[int, Grid] = {}  # by position in `single`
     convolutions: list[int] = []
     norms: list[int] = []
     for place, (name, output) in enumerate(single):
         convolution = is_convolution(modules[name])
         if not convolution and (not seen.is_norm(output) or any(single[norm][1] is output for norm in norms)):
             continue
-        with suppress(InputError):  # where two layouts fit, another layer serves
+        with suppress(InputError):  # an ambiguous layout: use another layer
             if grid := seen.grid(name, output):
                 grids[place] = grid
                 (convolutions if convolution else norms).append(place)
@@ -156,7 +157,7 @@ def _finest(seen: Watched, modules: dict[str, nn.Module]) -> tuple[str, Grid]:
 
 
 def _with_slopes(seen: Watched, places: list[int], outputs: list[Tensor], grids: dict[int, Grid]) -> list[int]:
-    """Those on whose grids the largest logit depends: the patches of a ViT's last norm lead nowhere."""
+    """Return the places on whose grids the largest logit depends; it does not depend on the patches of a ViT's last norm."""
     if not places or not getattr(seen.logits, "requires_grad", False):
         return []
     slopes = torch.autograd.grad(seen.logits[0].max(), outputs, allow_unused=True)

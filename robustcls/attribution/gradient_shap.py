@@ -21,7 +21,7 @@ def gradient_shap(
 
     x: N,C,H,W in [0, 1]; target: N. Signed, in logits: N,C,H,W; the expectation adds up to logit(x) minus the mean
     logit of the baselines. background: images to draw baselines from; None draws from the image's own black, mean and blur.
-    noise: standard deviation of Gaussian noise on the image, in pixel values. Raises InputError for less than one sample.
+    noise: standard deviation of Gaussian noise on the image, in pixel values. Raises InputError for fewer than one sample.
     """
     from captum.attr import GradientShap
 

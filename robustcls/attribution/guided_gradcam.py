@@ -12,10 +12,9 @@ def guided_gradcam(
 ) -> Tensor:
     """GradCAM, enlarged, times guided backpropagation (Selvaraju et al. 2016, arXiv:1610.02391): N,C,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. For comparison with other people's pictures: guided backpropagation restores edges
-    of the image whatever the weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer, layout:
-    as for `gradcam`. Works on a prepared copy of the model (`_preparation`). Raises InputError where a module cannot be
-    prepared.
+    x: N,C,H,W in [0, 1]; target: N. Use it only for comparison with published figures: guided backpropagation reproduces edges
+    of the image for any weights, and fails the sanity checks (Adebayo et al. 2018, arXiv:1810.03292). layer, layout: as for
+    `gradcam`. Works on a prepared copy of the model (`_preparation`). Raises InputError if a module cannot be prepared.
     """
     from captum.attr import GuidedBackprop
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 def input_x_gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     """Gradient of the target's logit times the pixel (Shrikumar et al. 2016, arXiv:1605.01713): N,C,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. Signed, in logits. Black pixels get 0, whatever they mean to the model.
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits. Black pixels always get 0, even if the model relies on them.
     """
     from captum.attr import InputXGradient
 

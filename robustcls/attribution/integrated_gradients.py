@@ -1,4 +1,4 @@
-"""Integrated gradients: the logit's change from a baseline to the image, shared out among the pixels."""
+"""Integrated gradients: the change of the logit from a baseline to the image, attributed to the pixels."""
 
 from typing import Literal
 
@@ -19,11 +19,11 @@ def integrated_gradients(
     baseline: Literal["black", "mean", "blur"] = "black",
     internal_batch_size: int | None = None,
 ) -> Tensor:
-    """Gradients along the line from a baseline, times the way (Sundararajan et al. 2017, arXiv:1703.01365): N,C,H,W.
+    """Mean gradient on the line from a baseline, times the difference (Sundararajan et al. 2017, arXiv:1703.01365): N,C,H,W.
 
     x: N,C,H,W in [0, 1]; target: N. Signed, in logits: a map adds up to logit(x) - logit(baseline) as the steps
-    (Gauss-Legendre points) grow. baseline: see `baseline_of`; pixels equal to it get 0: with `black`, dark pixels never count.
-    internal_batch_size: images in one pass; None goes by their size. Raises InputError for less than one of either.
+    (Gauss-Legendre points) grow. baseline: see `baseline_of`; pixels equal to it get 0, so with `black` dark pixels never
+    count. internal_batch_size: images per pass; None chooses by their size. Raises InputError if either is below 1.
     """
     from captum.attr import IntegratedGradients
 
@@ -35,7 +35,7 @@ def integrated_gradients(
         )
     size = internal_batch_size or images_per_pass(x)
     method = IntegratedGradients(model)
-    # Captum splits the steps to keep to the size, never the images: that is done here.
+    # Captum only splits the steps into batches of this size, so the images are split here.
     maps = [
         method.attribute(part, start, classes, n_steps=steps, internal_batch_size=size).detach()
         for part, start, classes in zip(

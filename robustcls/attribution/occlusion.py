@@ -1,4 +1,4 @@
-"""Occlusion: how far the logit falls when a window of the image is blanked."""
+"""Occlusion: how much the logit decreases when a window of the image is blanked."""
 
 from typing import Literal
 
@@ -18,11 +18,11 @@ def occlusion(
     stride: int | None = None,
     baseline: Literal["black", "mean", "blur"] = "black",
 ) -> Tensor:
-    """Fall of the target's logit under a sliding blank window (Zeiler and Fergus 2013, arXiv:1311.2901): N,H,W.
+    """Decrease of the target's logit under a sliding blank window (Zeiler and Fergus 2013, arXiv:1311.2901): N,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. Signed, in logits, a mean over the windows that cover a pixel. Needs no gradient.
-    window, stride: in pixels; None takes an eighth of the shorter side, and half the window. Raises InputError for a
-    window that does not fit, or a stride beyond the window, which would leave pixels out.
+    x: N,C,H,W in [0, 1]; target: N. Signed, in logits, averaged over the windows that cover a pixel. Needs no gradient.
+    window, stride: in pixels; by default an eighth of the shorter side, and half the window. Raises InputError for a window
+    that does not fit, or a stride larger than the window, which would leave pixels out.
     """
     from captum.attr import Occlusion
 

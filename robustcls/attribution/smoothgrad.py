@@ -12,8 +12,8 @@ def smoothgrad(
 ) -> Tensor:
     """Mean gradient of the target's logit over Gaussian noise (Smilkov et al. 2017, arXiv:1706.03825): N,C,H,W.
 
-    x: N,C,H,W in [0, 1]; target: N. noise: standard deviation, in pixel values. signed: the mean gradient itself in place
-    of its magnitude. Raises InputError for less than one sample or noise that is not positive.
+    x: N,C,H,W in [0, 1]; target: N. noise: standard deviation, in pixel values. signed: return the mean gradient itself
+    instead of its magnitude. Raises InputError for fewer than one sample, or noise that is not positive.
     """
     from captum.attr import NoiseTunnel, Saliency
 

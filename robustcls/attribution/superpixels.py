@@ -1,8 +1,9 @@
-"""Superpixels, neighbouring pixels of similar colour, blanked together: feature ablation, KernelSHAP, LIME.
+"""Methods that blank superpixels, neighbouring pixels of similar colour, together: feature ablation, KernelSHAP, LIME.
 
-No method needs a gradient. x: N,C,H,W in [0, 1]; target: N. Maps N,H,W are signed, in logits; each pixel has its superpixel's
-value. samples: random subsets, the same for every image. reference: the images that superpixels are made of, such as the
-clean ones for adversarial x; None takes x. All raise InputError for less than two segments, or fewer samples than segments.
+No method needs a gradient. x: N,C,H,W in [0, 1]; target: N. Maps N,H,W are signed, in logits; each pixel has the value of its
+superpixel. samples: number of random subsets, the same for every image. reference: images from which superpixels are made, such
+as the clean images for adversarial x; None uses x. All raise InputError for fewer than two segments, or fewer samples than
+segments.
 """
 
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from robustcls.core.errors import InputError
 
 __all__ = ["feature_ablation", "kernel_shap", "lime"]
 
-COMPACTNESS = 0.25  # the distance in colour, of [0, 1], that counts as much as the distance to the next cell's centre
+COMPACTNESS = 0.25  # distance in colour, in [0, 1], that weighs as much as the distance between centres of grid cells
 
 
 def feature_ablation(
@@ -29,7 +30,7 @@ def feature_ablation(
     baseline: Literal["black", "mean", "blur"] = "black",
     reference: Tensor | None = None,
 ) -> Tensor:
-    """Fall of the target's logit when one superpixel is blanked: N,H,W, each pixel with its superpixel's value."""
+    """Decrease of the target's logit when one superpixel is blanked: N,H,W, each pixel with its superpixel's value."""
     from captum.attr import FeatureAblation
 
     return _by_superpixels(FeatureAblation(model), x, target, segments, baseline, reference)
@@ -68,7 +69,7 @@ def lime(
 
     Neighbours are weighted as captum does, by the exponential of the cosine distance.
     """
-    # Its private name is where captum's documentation of Lime says that the linear models are.
+    # A private module, but captum's documentation of Lime imports its linear models from there.
     from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
 
@@ -90,9 +91,9 @@ def _by_superpixels(
     reference: Tensor | None,
     samples: int | None = None,
 ) -> Tensor:
-    """The maps N,H,W of a captum method that blanks superpixels. samples: of a method that fits a model to them."""
+    """Return the maps N,H,W of a captum method that blanks superpixels. samples: for a method that fits a model to samples."""
     if samples is not None and samples < segments:
-        raise InputError(f"{samples} samples for {segments} superpixels: give as many samples or more, 500 is usual")
+        raise InputError(f"{samples} samples for {segments} superpixels: give at least as many samples, 500 is usual")
     options = {} if samples is None else {"n_samples": samples}
     maps = [
         method.attribute(
@@ -109,10 +110,10 @@ def _by_superpixels(
 
 
 def segmented(image: Tensor, segments: int) -> Tensor:
-    """About `segments` segments of an image C,H,W in [0, 1]: int64 H,W, numbered from 0.
+    """Split an image C,H,W in [0, 1] into about `segments` superpixels: int64 H,W, numbered from 0.
 
-    K-means over colour and place, begun on a regular grid, as in SLIC (Achanta et al. 2012,
-    doi:10.1109/TPAMI.2012.120) without its restriction to near pixels. The same image gives the same segments.
+    K-means over colour and position, initialised on a regular grid, as in SLIC (Achanta et al. 2012,
+    doi:10.1109/TPAMI.2012.120) but without its restriction to nearby pixels. The same image gives the same segments.
     """
     from sklearn.cluster import KMeans
 
@@ -131,6 +132,6 @@ def segmented(image: Tensor, segments: int) -> Tensor:
         for row in range(rows)
         for column in range(columns)
     ]
-    found = KMeans(len(centres), init=points[centres], n_init=1, max_iter=20).fit_predict(points)
-    _, numbers = np.unique(found, return_inverse=True)
+    clusters = KMeans(len(centres), init=points[centres], n_init=1, max_iter=20).fit_predict(points)
+    _, numbers = np.unique(clusters, return_inverse=True)
     return torch.from_numpy(numbers.reshape(height, width)).long().to(image.device)

@@ -1,4 +1,5 @@
 """Certificates: proofs that no perturbation within a radius changes a prediction; one file per method.
 
-They read as their papers: (model, images, ...) -> what is proven of each. `robustcls.evaluation.certify` runs them.
+The functions follow their papers: (model, images, ...) -> the certificate of each image. They are run by
+`robustcls.evaluation.certify`.
 """

@@ -1,4 +1,4 @@
-"""The activations that can be bounded: monotone, and convex or with one turn."""
+"""The activations that can be bounded: monotone functions that are convex, or convex up to one point and concave beyond."""
 
 import math
 
@@ -8,25 +8,28 @@ from torch import Tensor
 
 from robustcls.certification.layers import Bend, Convex, Layer, Monotone
 
-JUMP = 1e-8  # by which a softplus may fall at its threshold; that of torch falls by 2e-9
+JUMP = 1e-8  # by how much a softplus may fall at its threshold; PyTorch's default falls by 2e-9
 
 
 def leaky(slope: float) -> Layer | None:
-    """None for a slope that makes it fall, or concave."""
+    """Return leaky ReLU as a layer; None if the slope makes it decreasing or concave."""
     if not 0 <= slope <= 1:
         return None
     return Convex(lambda x: F.leaky_relu(x, slope), lambda x: torch.where(x > 0, 1.0, slope).to(x.dtype), (0.0,))
 
 
 def softplus(beta: float, threshold: float) -> Layer | None:
-    """None for one that falls: beyond its threshold it is x, which is less than log(1 + exp(beta x)) / beta."""
+    """Return softplus as a layer; None if it is not monotone.
+
+    Beyond its threshold it is x, which is less than log(1 + exp(beta x)) / beta, so it falls by a jump there.
+    """
     if not (beta > 0 and threshold > 0 and math.log1p(math.exp(-threshold)) / beta <= JUMP):
         return None
     return Convex(lambda x: F.softplus(x, beta, threshold), lambda x: torch.sigmoid(beta * x))
 
 
 def cut(low: float, high: float) -> Monotone:
-    """x between two values, constant outside."""
+    """Return the layer that clips x to [low, high]."""
     turn = (low + high) / 2
     return Bend(lambda x: x.clamp(low, high), lambda x: ((low < x) & (x < high)).to(x.dtype), (low, high), turn=turn)
 

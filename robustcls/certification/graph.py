@@ -1,4 +1,4 @@
-"""Takes down the operations of a model (torch.fx) without running it; a model of which that would be untrue is refused."""
+"""Record the operations of a model with torch.fx, without running it; refuse models whose record would be wrong."""
 
 import operator
 from collections.abc import Callable
@@ -16,25 +16,31 @@ KNOWN = (
     "poolings, sums, flatten"
 )
 ELSE = "`sigma` certifies any model that was trained with noise"
-READ = {  # by what the tracer says, what it means for who wrote the model
+READ = {  # from a part of the tracer's message to an explanation for the author of the model
     "'len' is not supported": "its code asks for the len() of a tensor: write x.shape[0]",
     "cannot be iterated": "its code loops over a tensor",
     "control flow": "its code decides by the values of a tensor",
     "item assignment": "its code writes on a part of a tensor",
     "Proxy'": "its code takes a number out of a tensor",
 }
-# h += g and the like.
+# In-place operators such as h += g.
 ASSIGNED = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
-FLAGS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "leaky_relu": 2}  # the place of a function's argument `inplace`
-# Of these what is given is a view of the value, or itself.
+FLAGS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "leaky_relu": 2}  # the position of a function's argument `inplace`
+# Operations whose result is, or may be, a view of their input.
 VIEWS = ("flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "dropout")
-SHAPES = ("size", "dim", "getattr")  # of a value, which nothing can overwrite; `read` lets no other attribute through
+SHAPES = (
+    "size",
+    "dim",
+    "getattr",
+)  # these read only the shape, which nothing can overwrite; `read` refuses other attributes
 VIEWED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The operations of a model in eval mode, for images of any number. Raises InputError for one that cannot be traced, and
-    one that uses a value again after it has written on it."""
+    """Return the operations of a model in eval mode, valid for any number of images.
+
+    Raises InputError if the model cannot be traced, or uses a value again after an in-place operation changed it.
+    """
     _check_plain(model)
     try:
         with kept_flags(model):
@@ -42,11 +48,13 @@ def trace(model: nn.Module) -> fx.GraphModule:
             traced = fx.GraphModule(model, tracer.trace(model.eval()))
     except InputError:
         raise
-    except Exception as error:  # whatever the model's own code does with what is no tensor
-        said = one_line(error)
-        why = next((why for word, why in READ.items() if word in said), f"{said:.120}")
+    except (
+        Exception
+    ) as error:  # the model's code may fail in any way, because the tracer passes proxies instead of tensors
+        message = one_line(error)
+        why = next((why for word, why in READ.items() if word in message), f"{message:.120}")
         raise InputError(
-            f"{type(model).__name__} cannot be read as a list of layers, for {why}; bounds are for plain networks of "
+            f"{type(model).__name__} cannot be read as a list of layers, because {why}; bounds are for plain networks of "
             f"{KNOWN}; {ELSE}"
         ) from None
     _check_writes(traced)
@@ -54,26 +62,26 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
 
 def refusal(traced: fx.GraphModule, node: fx.Node, why: str) -> InputError:
-    """Of an operation, by its name and kind."""
+    """Return the error for an operation that cannot be bounded, with its name and kind."""
     if (module := module_of(traced, node)) is not None:
         return InputError(f"layer {node.target} ({type(module).__name__}) cannot be bounded: {why}; {ELSE}")
     return InputError(f"{node.name}, the function {kind_of(traced, node)}, cannot be bounded: {why}; {ELSE}")
 
 
 def module_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The module that an operation calls; None for a function or a method."""
+    """Return the module that an operation calls; None for a function or method."""
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def kind_of(traced: fx.GraphModule, node: fx.Node) -> str:
-    """The class of the module, or the name of the function or method."""
+    """Return the class name of the module, or the name of the function or method."""
     if (module := module_of(traced, node)) is not None:
         return type(module).__name__
     return str(getattr(node.target, "__name__", node.target))
 
 
 class _Proxy(fx.Proxy):
-    """Takes down h += g as a writing on h, where torch's own takes down a sum."""
+    """Records h += g as an in-place operation, where torch's own proxy records a sum."""
 
 
 def _assigned(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -90,7 +98,7 @@ class _Tracer(fx.Tracer):
 
 
 def _check_plain(model: nn.Module) -> None:
-    """Raises InputError, with what it is, for a module that has its network inside, out of sight of the tracer."""
+    """Raise InputError for a module that wraps its network so that the tracer cannot see it."""
     for name, one in model.named_modules():
         kind = type(one).__name__
         if isinstance(one, torch.jit.ScriptModule):
@@ -103,21 +111,22 @@ def _check_plain(model: nn.Module) -> None:
             what = f"{one.title}, a wrapper: give the model inside"
         else:
             continue
-        raise InputError(f"bounds are of one plain network, and {f'{name} of ' if name else ''}the model is {what}")
+        raise InputError(f"bounds need one plain network, and {f'{name} of ' if name else ''}the model is {what}")
 
 
 def _check_writes(traced: fx.GraphModule) -> None:
-    """Raises InputError where a value is used after a call that wrote on it, by its old name or through an old view of it.
+    """Raise InputError if a value is used after an in-place operation on it, by its old name or through an old view of it.
 
-    As a list of layers each value stays what it was. Also where a call writes on what is no value of the image's.
+    In a list of layers every value stays unchanged, so such a model would be read wrongly. Also raised if an in-place operation
+    changes a value that does not depend on the image, such as a parameter.
     """
-    memory: dict[fx.Node, fx.Node] = {}  # of each value the one that its memory was made for
-    old: dict[fx.Node, fx.Node] = {}  # values that something was written on, and by what
+    memory: dict[fx.Node, fx.Node] = {}  # the value that first owned each value's memory
+    old: dict[fx.Node, fx.Node] = {}  # values that were overwritten, and the operation that did so
     images: set[fx.Node] = set()  # values that depend on the image
     for node in traced.graph.nodes:
         for one in node.all_input_nodes:
             if one in old and kind_of(traced, node) not in SHAPES:
-                why = f"it writes on {one.name}, which {node.name} uses afterwards: let it not be in place"
+                why = f"it overwrites {one.name}, which {node.name} uses afterwards: make it not in-place"
                 raise refusal(traced, old[one], why)
         if node.op == "placeholder" or not images.isdisjoint(node.all_input_nodes):
             images.add(node)
@@ -128,12 +137,12 @@ def _check_writes(traced: fx.GraphModule) -> None:
         if not writes:
             continue
         if target not in images:
-            raise refusal(traced, node, "it writes on what is the model's own: let it not be in place")
+            raise refusal(traced, node, "it overwrites a value of the model itself: make it not in-place")
         old |= {one: node for one, made in memory.items() if made is memory[node] and one is not node}
 
 
 def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a call writes on its first argument; dropout does not, in eval mode."""
+    """Whether an operation overwrites its first argument; dropout does not, in eval mode."""
     if (module := module_of(traced, node)) is not None:
         return bool(getattr(module, "inplace", False)) and not isinstance(module, VIEWED)
     kind = kind_of(traced, node)
@@ -143,6 +152,6 @@ def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _views(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether what a call gives may lie in the memory of its first argument."""
+    """Whether the result of an operation may share memory with its first argument."""
     module = module_of(traced, node)
     return kind_of(traced, node) in VIEWS if module is None else isinstance(module, VIEWED)

@@ -1,8 +1,9 @@
-"""The layers that can be bounded: each as a function, on intervals, and as lines that a bound is carried back through.
+"""The layers that can be bounded: each as a function, on intervals, and as linear bounds for CROWN's backward pass.
 
-`lower` and `upper` bound each entry of a layer's input for every image of a region: N,... as the input itself. A bound that is
-carried back is a row: coefficients A of a layer's output, R,..., and the sample `of` that they are for; A h(x') is at least
-what comes of it at the layer's input. A layer reads the network's own weights, so that a bound has gradients by them.
+`lower` and `upper` bound each entry of a layer's input for every image of a region; they have the shape of the input, N,...
+In the backward pass a bound is a row: coefficients A on a layer's output, R,..., for the sample `of`. The layer turns it into a
+row on its input, whose value is never larger than A times the output. Layers use the network's own weights, so bounds have
+gradients with respect to them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
-Of = Tensor | slice  # the sample of each row, R; or a slice of one sample, whose rows all are
+Of = Tensor | slice  # the sample of each row, R; or a slice with one sample, which all rows are for
 
 
 class Interval(NamedTuple):
-    """Of each entry, N,...: for every image of the region of its sample."""
+    """Bounds of each entry, N,..., for every image of the sample's region. `&` intersects two intervals."""
 
     lower: Tensor
     upper: Tensor
@@ -28,9 +29,9 @@ class Interval(NamedTuple):
 
 
 class Layer:
-    """What every layer offers; `Lines` is whatever `lines` gives, which is computed once for all rows."""
+    """The interface of layers. The result of `lines` is computed once and used for all rows."""
 
-    mixes = True  # an output depends on several inputs, so that the interval of its value is looser than a line
+    mixes = True  # each output depends on several inputs, so that its interval is looser than a linear bound
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         raise NotImplementedError
@@ -39,12 +40,12 @@ class Layer:
         raise NotImplementedError
 
     def lines(self, *inputs: Interval) -> Any:
-        """What `back` needs to know of the intervals of the inputs."""
+        """Return what `back` needs to know about the intervals of the inputs."""
 
     def back(self, rows: Tensor, of: Of, lines: Any, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
-        """From coefficients R,... of the output those of each input, and a constant R: a lower bound of rows x output.
+        """Turn coefficients R,... of the output into those of each input and a constant R: a lower bound of rows x output.
 
-        shapes: of each input, without the sample.
+        shapes: of each input, without the sample dimension.
         """
         raise NotImplementedError
 
@@ -53,16 +54,16 @@ class Layer:
 
 
 class Affine(Layer):
-    """An affine layer has the interval W mu + b +- |W| r, and one line."""
+    """An affine layer: its interval is W mu + b +- |W| r, and it is its own lower and upper line."""
 
-    bias: Tensor | None = None  # in a shape that goes with the output's
+    bias: Tensor | None = None  # in a shape that broadcasts to the output's
 
     def spread(self, radius: Tensor, power: int = 1) -> Tensor:
-        """|W|^power r, entry by entry of W."""
+        """Return |W|^power r, with the power taken entry by entry."""
         raise NotImplementedError
 
     def transposed(self, rows: Tensor, shape: torch.Size) -> Tensor:
-        """rows W."""
+        """Return rows W, with inputs of this shape."""
         raise NotImplementedError
 
     def interval(self, *inputs: Interval) -> Interval:
@@ -90,7 +91,7 @@ class Linear(Affine):
 
 
 class Conv(Affine):
-    """A convolution of images with zeros around them."""
+    """A convolution with zero padding."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
@@ -109,12 +110,12 @@ class Conv(Affine):
 
 
 class Scale(Affine):
-    """Each entry times its own factor, plus its own shift: normalisation, and BatchNorm in eval mode."""
+    """Entrywise scaling and shift: normalisation, and BatchNorm in eval mode."""
 
     mixes = False
 
     def __init__(self, factor: Tensor, shift: Tensor) -> None:
-        """Both in a shape that goes with the input's, which it does not widen."""
+        """Both in a shape that broadcasts to the input's, without enlarging it."""
         self.factor, self.bias = factor, shift
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class Scale(Affine):
 
 
 class Mean(Affine):
-    """A linear layer whose weights are the same for all networks and not negative: mean poolings; |W| is W."""
+    """A linear layer with fixed, non-negative weights, so that |W| is W: mean poolings."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self.function = function
@@ -149,7 +150,7 @@ class Mean(Affine):
 
 
 class Shape(Mean):
-    """The same entries in another shape or order: flatten, reshape, permute; or in the same: dropout in eval mode."""
+    """The same entries in another shape or order (flatten, reshape, permute), or unchanged (dropout in eval mode)."""
 
     mixes = False
 
@@ -158,7 +159,7 @@ class Shape(Mean):
 
 
 class Add(Layer):
-    """The sum of two values of one shape, or with a sign of -1 their difference: a residual connection."""
+    """The sum of two values of one shape, or with a sign of -1 their difference, as in residual connections."""
 
     def __init__(self, sign: int = 1) -> None:
         self.sign = sign
@@ -180,7 +181,7 @@ class Add(Layer):
 
 
 class Lines(NamedTuple):
-    """slope x + offset below and above the activation, of each entry: N,..."""
+    """The lines slope x + offset below and above the activation, for each entry: N,..."""
 
     slope_below: Tensor
     offset_below: Tensor
@@ -190,11 +191,11 @@ class Lines(NamedTuple):
 
 @dataclass
 class Monotone(Layer):
-    """A function that never falls, entry by entry."""
+    """A non-decreasing function, applied entry by entry."""
 
     function: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor], Tensor]  # where there are two, either
-    kinks: Sequence[float] | None = None  # between which it is linear; None where it is so nowhere
+    derivative: Callable[[Tensor], Tensor]  # at a kink, either one-sided derivative
+    kinks: Sequence[float] | None = None  # the function is linear between these; None if it is linear nowhere
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.function(inputs[0])
@@ -203,20 +204,20 @@ class Monotone(Layer):
         return Interval(self.function(inputs[0].lower), self.function(inputs[0].upper))
 
     def bent(self, box: Interval) -> Tensor:
-        """Where the function is not linear over the interval, so that a tighter one makes better lines: N,..., bool."""
+        """Whether the function is not linear over the interval, so that a tighter one gives better lines: N,..., bool."""
         if self.kinks is None:
             return box.lower < box.upper
         within = [(box.lower < kink) & (kink < box.upper) for kink in self.kinks]
         return torch.stack(within).any(0)
 
     def chord(self, box: Interval) -> Tensor:
-        """The slope between both ends; 0 where they are one, which is a bound for a function that never falls."""
+        """Return the slope of the chord between both ends; 0 if they are equal, valid for a non-decreasing function."""
         width = box.upper - box.lower
         rise = self.function(box.upper) - self.function(box.lower)
         return torch.where(width > 0, rise / torch.where(width > 0, width, 1.0), 0.0)
 
     def slopes(self, box: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the lines below and above, and at which inputs each touches the function."""
+        """Return the slopes of the lines below and above, and the inputs at which each touches the function."""
         raise NotImplementedError
 
     def lines(self, *inputs: Interval) -> Lines:
@@ -234,9 +235,9 @@ class Monotone(Layer):
 
 
 class Convex(Monotone):
-    """Above it lies the chord, u / (u - l) (x - l) for ReLU; below it any tangent.
+    """A convex function: the upper line is the chord, u / (u - l) (x - l) for ReLU; the lower line may be any tangent.
 
-    The tangent at the middle is, for ReLU, the line of CROWN-Ada and DeepPoly: x where u >= -l, else 0.
+    The tangent at the middle is used. For ReLU it is the lower line of CROWN-Ada and DeepPoly: x if u >= -l, else 0.
     """
 
     def slopes(self, box: Interval) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -246,10 +247,11 @@ class Convex(Monotone):
 
 @dataclass
 class Bend(Monotone):
-    """Convex up to the input `turn`, concave from there on: sigmoid, tanh, and what is cut off on both sides.
+    """A function that is convex up to the input `turn` and concave beyond it: sigmoid, tanh, and clipping on both sides.
 
-    On one side of the turn a chord is one of the lines; else the slope is the least of the interval, which is at one of its
-    ends, through the end that is below, or above (DeepPoly, Singh et al. 2019, for sigmoid and tanh).
+    If the interval lies on one side of the turn, one of the lines is the chord. Other lines have the smallest slope of the
+    interval, which is at one of its ends; the lower line goes through the lower end, the upper line through the upper end
+    (DeepPoly, Singh et al. 2019, for sigmoid and tanh).
     """
 
     turn: float = 0.0
@@ -265,13 +267,13 @@ class Bend(Monotone):
 
 
 class Largest(NamedTuple):
-    place: Tensor  # of the entry of each window that is the lower line: an index into the flat grid; N,C,H,W
-    leads: Tensor  # whether it is the largest for every image, so that it is the upper line, too
-    most: Tensor  # the largest upper bound in the window, else the upper line
+    place: Tensor  # N,C,H,W, the entry of each window that is its lower line, as an index into the flattened image
+    leads: Tensor  # whether that entry is the largest for every image, so that it is the upper line, too
+    most: Tensor  # the largest upper bound in the window, which otherwise is the upper line
 
 
 class MaxPool(Layer):
-    """The largest of a window is at least the one whose lower bound is largest, and at most the largest upper bound."""
+    """Max pooling: a window's maximum is at least its entry with the largest lower bound, at most the largest upper bound."""
 
     def __init__(self, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
         self.kernel, self.stride, self.padding = kernel, stride, padding
@@ -296,7 +298,7 @@ class MaxPool(Layer):
         return Largest(place, lower >= others.amax(-1), self(box.upper))
 
     def windows(self, values: Tensor, outside: float) -> Tensor:
-        """The entries of each window: N,C,H,W,K."""
+        """Return the entries of each window: N,C,H,W,K."""
         (above, left), (tall, wide) = self.padding, self.kernel
         padded = F.pad(values, (left, left, above, above), value=outside)
         return padded.unfold(2, tall, self.stride[0]).unfold(3, wide, self.stride[1]).flatten(4)

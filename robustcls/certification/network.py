@@ -1,7 +1,7 @@
-"""Reads a model as the list of its layers, in the order in which they are computed; what cannot be bounded is refused by name.
+"""Read a model as the list of its layers, in the order of computation; a layer that cannot be bounded is refused by name.
 
-Of the operations that graph.py took down, modules, functions and methods that are known become layers of layers.py, on the
-model's own weights. BatchNorm is one with its statistics of eval mode, dropout is left out.
+Known modules, functions and methods among the operations recorded by graph.py become layers of layers.py, with the model's own
+weights. BatchNorm uses its statistics of eval mode, and dropout is the identity.
 """
 
 import operator
@@ -18,28 +18,28 @@ from robustcls.certification.graph import KNOWN, SHAPES, kind_of, module_of, ref
 from robustcls.certification.layers import Add, Conv, Layer, Linear, MaxPool, Mean, Scale, Shape
 from robustcls.core.errors import InputError
 
-BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # which fall, then rise
+BENDS = ("SiLU", "GELU", "Mish", "Hardswish", "silu", "gelu", "mish", "hardswish")  # these fall before they rise
 WHY = {
     **dict.fromkeys(BENDS, "it is not monotone"),
     **dict.fromkeys(("Softplus", "softplus"), f"it falls at its threshold, by more than {JUMP:g}: give a larger one"),
     **dict.fromkeys(("AvgPool2d", "avg_pool2d"), "its divisor_override is not positive"),
-    "squeeze": "of one image it takes away the dimension of images, too: name others, such as squeeze((2, 3))",
+    "squeeze": "for a single image it also removes the batch dimension: name other dimensions, such as squeeze((2, 3))",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer and where its inputs come from: the numbers of the steps before it, of which 0 is the image."""
+    """A layer and its inputs, as the numbers of earlier steps; 0 is the image."""
 
     name: str
     layer: Layer
     inputs: tuple[int, ...]
-    shape: torch.Size  # of its output, without the sample
+    shape: torch.Size  # of its output, without the sample dimension
 
 
 @dataclass(frozen=True)
 class Network:
-    """Step k, from 1 on, is steps[k - 1]; the last gives the logits."""
+    """A network as a list of steps. Steps count from 1, so step k is steps[k - 1]; the last one gives the logits."""
 
     input_shape: torch.Size
     steps: list[Step]
@@ -55,9 +55,11 @@ class Network:
 
 
 def read(traced: fx.GraphModule, x: Tensor) -> Network:
-    """The layers of a model that `trace` took down. x: an image 1,C,H,W. Raises InputError for a layer that is not known."""
+    """Return the layers of a model that `trace` recorded. x: an image 1,C,H,W. Raises InputError for an unknown layer."""
     steps: list[Step] = []
-    values: dict[fx.Node, Any] = {}  # a number where it depends on the image, wrapped; else what it is
+    values: dict[
+        fx.Node, Any
+    ] = {}  # for values that depend on the image the _Number of their step, otherwise the value
     examples = [x.detach()]
     for node in traced.graph.nodes:
         if node.op == "placeholder":
@@ -68,7 +70,7 @@ def read(traced: fx.GraphModule, x: Tensor) -> Network:
             result = values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
             if not isinstance(result, _Number):
                 raise InputError(
-                    "the model's output is no tensor that depends on the image: bounds need its logits N,K"
+                    "the model's output is not a tensor that depends on the image: bounds need its logits N,K"
                 )
             return _ending_at(Network(x.shape[1:], steps), int(result))
         else:
@@ -81,26 +83,26 @@ class _Number(int):
 
 
 def _ending_at(network: Network, last: int) -> Network:
-    """Without what comes after the step that gives the logits."""
+    """Return the network without the steps after `last`, which gives the logits."""
     return Network(network.input_shape, network.steps[:last])
 
 
 def _take(
     traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any], steps: list[Step], examples: list[Tensor]
 ) -> Any:
-    """The value of a call: the number of the step that it becomes, or, where no image is in it, what it gives."""
+    """Return the value of an operation: the number of its new step, or its result if it does not depend on the image."""
     args: Any = fx.node.map_arg(node.args, lambda one: values[one])
     kwargs: Any = fx.node.map_arg(node.kwargs, lambda one: values[one])
     inputs = [one for one in (*args, *kwargs.values()) if isinstance(one, _Number)]
     module = module_of(traced, node)
     constant = not any(isinstance(values[one], _Number) for one in node.all_input_nodes)
     if module is None and (constant or kind_of(traced, node) in SHAPES):
-        found: Any = fx.node.map_aggregate(
+        values_of: Any = fx.node.map_aggregate(
             (args, kwargs), lambda one: examples[one] if isinstance(one, _Number) else one
         )
-        result = _run(node, *found)
+        result = _run(node, *values_of)
         if not constant and isinstance(result, Tensor):
-            raise refusal(traced, node, f"it takes .{node.args[1]} of a value of the image")
+            raise refusal(traced, node, f"it takes .{node.args[1]} of a value that depends on the image")
         return result
     given = [examples[one] for one in inputs]
     layer: Layer | None = None
@@ -117,7 +119,7 @@ def _take(
         {one.shape for one in given}
     ) > 1):  # fmt: skip
         raise InputError(
-            f"{node.name} cannot be bounded: it widens {tuple(given[0].shape)[1:]} to {tuple(out.shape)[1:]}"
+            f"{node.name} cannot be bounded: it broadcasts {tuple(given[0].shape)[1:]} to {tuple(out.shape)[1:]}"
         )
     steps.append(Step(node.name, layer, tuple(map(int, inputs)), out.shape[1:]))
     examples.append(out)
@@ -135,7 +137,7 @@ def _run(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _of_module(module: nn.Module, dimensions: int) -> Layer | None:
-    """The layer that a module is on an input of so many dimensions; None for one that is not known."""
+    """Return a module as a layer, for an input with this number of dimensions; None for an unknown module."""
     if isinstance(module, nn.Linear):
         return Linear(module.weight, module.bias)
     if isinstance(module, nn.Conv2d):
@@ -164,7 +166,7 @@ def _of_module(module: nn.Module, dimensions: int) -> Layer | None:
 
 
 def _of_convolution(module: nn.Conv2d) -> Layer | None:
-    """None for edges that are not zeros, and for `same` around a kernel of even size."""
+    """Return a convolution as a layer; None unless it pads with zeros, and for padding `same` with a kernel of even size."""
     if module.padding_mode != "zeros":
         return None
     padding: Any = module.padding
@@ -179,7 +181,7 @@ def _of_convolution(module: nn.Conv2d) -> Layer | None:
 
 
 def _of_batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, after: int) -> Layer | None:
-    """None for one that takes its statistics from the batch. after: dimensions behind the channels."""
+    """Return BatchNorm as a layer; None if it uses batch statistics. after: number of dimensions after the channels."""
     if module.running_mean is None or module.running_var is None:
         return None
     factor = torch.rsqrt(module.running_var + module.eps)
@@ -193,7 +195,7 @@ def _of_batch_norm(module: nn.BatchNorm2d | nn.BatchNorm1d, after: int) -> Layer
 
 
 def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], examples: list[Tensor]) -> Layer | None:
-    """The layer that a function or method of a value that depends on the image is; None for one that is not known."""
+    """Return a function or method applied to a value that depends on the image as a layer; None for an unknown one."""
     name = node.target if isinstance(node.target, str) else FUNCTIONS.get(node.target, "")
     if name in ARITHMETIC:
         return _arithmetic(ARITHMETIC[name], list(args), kwargs, examples[0])
@@ -230,12 +232,15 @@ def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], example
 
 
 def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before: Tensor) -> Layer | None:
-    """Entries in another shape or order, where each sample keeps its own."""
+    """Return the layer that changes shape or order of the entries; None unless every sample keeps its own entries."""
     two = torch.arange(2 * before.numel(), dtype=torch.float64, device=before.device).view(2, *before.shape[1:])
     fixed = tuple(rest)
     if str(node.target) in ("view", "reshape") or node.target is torch.reshape:
         sizes = fixed[0] if len(fixed) == 1 and isinstance(fixed[0], tuple | list | torch.Size) else fixed
-        if tuple(sizes[:1]) not in ((len(before),), (-1,)):  # the number of samples is 1 where it was written down
+        if tuple(sizes[:1]) not in (
+            (len(before),),
+            (-1,),
+        ):  # the sample dimension must be kept; it is 1 for the example image
             return None
         after = _run(node, (before, *rest), kwargs).shape
         return Shape(lambda x: x.reshape(len(x), *after[1:])) if len(after) and after[0] == len(before) else None
@@ -247,7 +252,7 @@ def _reshaped(node: fx.Node, rest: Sequence[Any], kwargs: dict[str, Any], before
 
 
 def _arithmetic(name: str, args: list[Any], kwargs: dict[str, Any], like: Tensor) -> Layer | None:
-    """a + b, a - b, a b and a / b: of two values, or of a value and what does not depend on the image."""
+    """Return a + b, a - b, a b or a / b as a layer, for two values that depend on the image or for one and a constant."""
     if len(args) != 2 or any(value != {"alpha": 1}.get(option) for option, value in kwargs.items()):
         return None
     first, second = args
@@ -277,12 +282,12 @@ def _option(rest: Sequence[Any], kwargs: dict[str, Any], place: int, name: str, 
 
 
 def _mean_pool(divisor: int | None, function: Callable[[Tensor], Tensor]) -> Layer | None:
-    """None for a divisor that turns the sign, or is 0."""
+    """Return a mean pooling as a layer; None if its divisor is not positive."""
     return Mean(function) if divisor is None or divisor > 0 else None
 
 
 def _max_pool(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Layer | None:
-    """None for windows with holes, and for those that reach beyond the edge."""
+    """Return a max pooling as a layer; None with dilation or ceil_mode."""
     pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)  # noqa: E731
     if pair(dilation) != (1, 1) or ceil_mode:
         return None

@@ -71,7 +71,7 @@ def command(
     """
     config = build(AttackConfig, flags, config_file)
 
-    from robustcls.evaluation.beside import certificates_at
+    from robustcls.evaluation.certificate_match import certificates_at
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.evaluation.plan import choose_attacks, plan_from
@@ -100,7 +100,7 @@ def command(
         for line in subject.notes:
             note(line, quiet)
         if not overwrite and not is_stream(target):
-            subject.inside, message = certificates_at(target, subject)
+            subject.certificates, message = certificates_at(target, subject)
             note(message, quiet or not message)
         with kept(journaled, lambda folder: note(GO_ON.format(folder), quiet)):
             evaluation = evaluate_subject(

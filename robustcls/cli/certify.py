@@ -63,8 +63,8 @@ def command(
     """
     config = build(CertifyConfig, flags, config_file)
 
+    from robustcls.evaluation.certificate_check import check_earlier_attacks, read_examples
     from robustcls.evaluation.certify import certify_spec
-    from robustcls.evaluation.hold import hold_loaded, read_examples
     from robustcls.evaluation.journal import Journal, kept
     from robustcls.results.contradictions import contradicted
     from robustcls.results.records import Evaluation
@@ -98,7 +98,7 @@ def command(
             if earlier is not None and earlier.attacks:
                 note(f"the certificates are added to {target}, beside its attacks", config.quiet)
                 size, earlier.certified = evaluation.provenance.batch_size or 1, evaluation.certified
-                hold_loaded(
+                check_earlier_attacks(
                     task.subject, earlier, examples, seed=config.seed, batch_size=size, progress=not config.quiet
                 )
                 evaluation = earlier

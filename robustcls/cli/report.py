@@ -244,8 +244,8 @@ def measure(
     from robustcls.cli.attack import summarise
     from robustcls.cli.explain import describe_methods
     from robustcls.core import plugins
-    from robustcls.evaluation.beside import certificates_at
     from robustcls.evaluation.budget import estimate
+    from robustcls.evaluation.certificate_match import certificates_at
     from robustcls.evaluation.evaluate import evaluate_subject
     from robustcls.evaluation.plan import choose_attacks, plan_from
     from robustcls.evaluation.subject import load_subjects
@@ -266,7 +266,7 @@ def measure(
         note("\n".join([model, *subject.notes]), config.quiet)
         describe_methods(subject, estimated.plan.methods, config.quiet)
         if not page.overwrite:
-            subject.inside, message = certificates_at(out, subject)
+            subject.certificates, message = certificates_at(out, subject)
             note(message, config.quiet or not message)
         budget, text = estimated.begin(given)
         note(text, config.quiet)

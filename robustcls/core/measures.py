@@ -2,7 +2,7 @@
 
     NAME/__init__.py   MEASURE, a `Measure`. Read by `--help`: it imports neither torch nor pydantic.
     NAME/record.py     RECORD, the type of the result: pydantic, without torch. NAME is its key in evaluation.json.
-    NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.complete`.
+    NAME/measure.py    `measure(subject, evaluation, *, ...) -> RECORD`: with torch; see `robustcls.evaluation.run_measures`.
     NAME/section.py    the section of the report, as described in `robustcls.reporting.sections`: a function NAME, without
                        torch, with its template section.html. If there are several sections, section_ONE.py has the function
                        ONE. Title and position are in MEASURE.

@@ -1,4 +1,4 @@
-"""A report under a time limit: how many samples it holds, and what it leaves out."""
+"""Fit a report into a time limit: how many samples it measures, and what it leaves out."""
 
 import math
 import time
@@ -17,21 +17,21 @@ from robustcls.evaluation.pace import Clock, Pace, measure_pace
 from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 
-QUICK = {32: 2.0, 224: 5.0}  # minutes of the profile quick, by the longer side of the images; between, on a line
-RESERVE = 0.1  # of a budget, for what is not estimated: reading, checks, writing
-ATTACKS = 0.5  # of a budget that the attacks may take where other parts want the rest
+QUICK = {32: 2.0, 224: 5.0}  # minutes of the profile quick by the longer side of the images, interpolated linearly
+RESERVE = 0.1  # share of a budget kept for what is not estimated: reading, checks, writing
+ATTACKS = 0.5  # share of a budget that the attacks may use even if other parts need the rest
 
 
 @dataclass
 class Budget:
-    """The wall time that a model's report may take, from now on. minutes: None for as long as it takes."""
+    """The wall time that a model's report may take, from now on. minutes: None for no limit."""
 
     minutes: float | None = None
-    kept: Collection[str] = ()  # options whose counts the user gave, which it does not lower
+    kept: Collection[str] = ()  # options whose counts the user gave, which are not lowered
     clock: Clock = time.perf_counter
-    spent: float = 0.0  # seconds of it, before
-    stops: bool = True  # whether attacks are stopped when it is used up
-    after: float = 0.0  # seconds of it that follow the attacks, however short these are
+    spent: float = 0.0  # seconds of the budget that were used before
+    stops: bool = True  # whether attacks are stopped when the budget is used up
+    after: float = 0.0  # seconds to reserve for what always follows the attacks
 
     def __post_init__(self) -> None:
         held = math.inf if self.minutes is None else 60 * self.minutes * (1 - RESERVE) - self.spent
@@ -42,18 +42,18 @@ class Budget:
         return f"the budget of {self.minutes:g} minute{'' if self.minutes == 1 else 's'}"
 
     def over(self) -> str:
-        """Why attacks are stopped now; "" while they may go on."""
+        """Return why attacks must stop now, or "" while they may continue."""
         return f"stopped by {self.text}: give more with --minutes" if self.stops and self.left() <= self.after else ""
 
     def left(self) -> float:
-        """Seconds; 0 where it is used up."""
+        """Return the seconds left; 0 if the budget is used up."""
         return max(0.0, self.end - self.clock())
 
     def fitting(self, option: str, count: int, each: float, others: Sequence[float] = ()) -> int:
-        """How many of `count` samples, at `each` seconds, the time that is left holds beside what others need.
+        """Return how many of `count` samples, at `each` seconds per sample, fit into the time left with what others need.
 
-        Where not all needs can be met, those that need less than an even share have what they need, and the rest share
-        alike. others: (seconds) of the parts that follow.
+        If not everything fits, parts that need less than an even share get what they need, and the others share the rest
+        evenly. others: seconds of the parts that follow.
         """
         if option in self.kept or each <= 0 or math.isinf(self.end):
             return count
@@ -62,7 +62,7 @@ class Budget:
 
 
 def even_share(total: float, needs: Sequence[float]) -> float:
-    """The most that each may have, so that together they have no more than the total; inf where all needs are met."""
+    """Return the largest share for each need so that together they stay within the total; inf if all needs are met."""
     for done, need in enumerate(sorted(needs)):
         share = total / (len(needs) - done)
         if need > share:
@@ -72,7 +72,7 @@ def even_share(total: float, needs: Sequence[float]) -> float:
 
 
 def minutes_of(config: ReportConfig, sides: Sequence[int]) -> float | None:
-    """The minutes that the options give a model with images of these sides; None for no limit."""
+    """Return the time limit in minutes for a model with images of these sides; None for no limit."""
     if config.minutes is not None or config.profile != "quick":
         return config.minutes
     (small, least), (large, most) = sorted(QUICK.items())
@@ -81,10 +81,10 @@ def minutes_of(config: ReportConfig, sides: Sequence[int]) -> float | None:
 
 
 def kept_counts(given: Collection[str]) -> frozenset[str]:
-    """Of the options that the user gave, those whose counts a budget does not lower.
+    """Return those of the user's options whose counts a budget does not lower.
 
-    A profile's budget lowers none that were given. One that was given itself takes them as the most there may be, all but
-    `n`, which says what is estimated.
+    The budget of a profile lowers no count that the user gave. A budget that the user gave treats the counts as upper limits,
+    except `n`, because it says what the accuracy is estimated on.
     """
     return frozenset({"n"} & set(given) if "minutes" in given else given)
 
@@ -92,7 +92,7 @@ def kept_counts(given: Collection[str]) -> frozenset[str]:
 def fitting_samples(
     budget: Budget, pace: Pace, config: ReportConfig, attacks: Sequence[NamedAttack], count: int, *, curve: bool
 ) -> tuple[int, float]:
-    """How many of `count` samples the attacks may meet within the budget, and the seconds that they take at most."""
+    """Return on how many of `count` samples the attacks can run within the budget, and the seconds that this takes at most."""
     each = pace.of_attacks(attacks, curve=curve, checks=config.checks == "all")
     if "n" in budget.kept or math.isinf(budget.end) or each <= 0:
         return count, count * each
@@ -103,9 +103,9 @@ def fitting_samples(
 
 
 def check_holds(budget: Budget, pace: Pace, attacks: Sequence[NamedAttack], count: int, each: float, name: str) -> None:
-    """Raises InputError where a budget that stops the attacks on `count` samples does not hold even one step of each.
+    """Raise InputError if a budget that stops attacks is too short for even one step of each attack on `count` samples.
 
-    each: seconds of a sample that withstands them. name: of the model.
+    each: seconds of a sample that withstands the attacks. name: of the model.
     """
     least, most = count * pace.of_one_step(attacks), count * each
     if not budget.stops or least <= budget.left():
@@ -119,15 +119,17 @@ def check_holds(budget: Budget, pace: Pace, attacks: Sequence[NamedAttack], coun
 
 
 def lowered(count: int, fits: int, budget: Budget) -> str:
+    """Return the text about a part that runs on fewer samples."""
     return f"reduced from n = {count} to n = {fits} to keep {budget.text}"
 
 
 def lowered_to_fewest(count: int, fits: int, budget: Budget) -> str:
-    """Of attacks that may take longer even so."""
+    """Return the text about attacks that run on the fewest samples allowed and may still exceed the budget."""
     return f"reduced from n = {count} to n = {fits}, the fewest, for {budget.text}"
 
 
 def too_long(seconds: float, budget: Budget) -> str:
+    """Return the text about a part that is left out."""
     return (
         f"left out to keep {budget.text}: it takes about {duration(seconds)}, and {duration(budget.left())} are left; "
         "give more with --minutes"
@@ -136,18 +138,18 @@ def too_long(seconds: float, budget: Budget) -> str:
 
 @dataclass
 class Estimate:
-    """A subject, on as many samples as its time limit holds, and what its report is expected to take."""
+    """A subject, on as many samples as fit its time limit, and how long its report is expected to take."""
 
     subject: Subject
     plan: Plan
     pace: Pace
-    attack_seconds: float  # of a sample that withstands all attacks
+    attack_seconds: float  # per sample that withstands all attacks
     minutes: float | None
-    reduced: str = ""  # why there are fewer samples than the profile says
-    spent: float = 0.0  # seconds of the budget, that measuring the pace took
+    reduced: str = ""  # why there are fewer samples than the options ask for
+    spent: float = 0.0  # seconds of the budget used to measure the pace
 
     def begin(self, given: Collection[str]) -> tuple[Budget, str]:
-        """The budget, which runs from now on, and in a line what the attacks will take."""
+        """Start the budget. Return it, and a line on how long the attacks will take."""
         budget = _begin(self.minutes, given, self.spent)
         count = len(self.subject.y)
         budget.after = min(self.pace.of_checks(count), budget.left() / 2)
@@ -155,7 +157,7 @@ class Estimate:
         if self.minutes is not None:
             text += f", of {budget.text}"
         if budget.stops and count * self.attack_seconds > budget.left() - budget.after:
-            text += ", at whose end they are stopped, and the evaluation says so"
+            text += ", after which they are stopped, and the evaluation says so"
         return budget, "; ".join(filter(None, (text, self.reduced)))
 
 
@@ -165,10 +167,10 @@ def estimate(
     config: ReportConfig,
     given: Collection[str],
 ) -> list[Estimate]:
-    """An estimate for each subject. Where a budget asks for fewer samples, all subjects keep the same, to be compared.
+    """Return an estimate for each subject. If a budget requires fewer samples, all subjects get the same, to be comparable.
 
-    given: options that the user named, whose counts win over the profile's budget.
-    Raises InputError where a budget does not hold even the first step of each attack.
+    given: options that the user gave, whose counts override the budget of a profile. Raises InputError if a budget is too
+    short for even one step of each attack.
     """
     estimates, counts = [], []
     for subject, plan in zip(subjects, plans, strict=True):
@@ -183,8 +185,8 @@ def estimate(
         check_holds(budget, pace, plan.attacks, counts[-1], each, subject.model_record.name)
         estimates.append(Estimate(subject, plan, pace, each, minutes, spent=budget.spent))
         if counts[-1] < have:
-            words = lowered if counts[-1] * each <= budget.left() else lowered_to_fewest
-            estimates[-1].reduced = words(have, counts[-1], budget)
+            text_of = lowered if counts[-1] * each <= budget.left() else lowered_to_fewest
+            estimates[-1].reduced = text_of(have, counts[-1], budget)
     fewest = min(counts)
     reason = next(one.reduced for one, count in zip(estimates, counts, strict=True) if count == fewest)
     for one in estimates:
@@ -195,7 +197,7 @@ def estimate(
 
 
 def _begin(minutes: float | None, given: Collection[str], spent: float) -> Budget:
-    """A count of samples that was given, to a profile's budget, is attacked to the end."""
+    """Return the budget. If the user gave `n` but no `minutes`, attacks are not stopped before the end."""
     return Budget(minutes, kept_counts(given), spent=spent, stops="minutes" in given or "n" not in given)
 
 

@@ -1,4 +1,4 @@
-"""Attacks one after another, each on the samples that are still correct."""
+"""The cascade: attacks one after another, each on the samples that are still robust."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,15 +21,15 @@ from robustcls.results.records import Accuracy, Attack
 from robustcls.results.statistics import quartiles
 from robustcls.runtime.stored import BLOCK, EightBit, Stored
 
-SAMPLE = 2  # names the random numbers that choose the samples an attack meets
-CHUNK = 1000  # large images that all attacks meet before the next are attacked
-BY_SAMPLE = ("adversarial", "distance", "margin", "breaker")  # what an outcome holds of each sample, beside the images
+SAMPLE = 2  # identifies the random numbers that choose the samples that an attack runs on
+CHUNK = 1000  # number of large images that go through all attacks before the next ones
+BY_SAMPLE = ("adversarial", "distance", "margin", "breaker")  # fields of an outcome with one value per sample
 
 Keep = Callable[["Outcome", Tensor], Tensor]
 
 
 class Progress(Protocol):
-    """Wraps the batches of an attack; `standing` tells how many of its `total` samples it has not broken."""
+    """Show progress over the batches of an attack; `standing` returns how many of its `total` samples are not broken."""
 
     def __call__(
         self, batches: Sequence[Any], label: str, total: int, standing: Callable[[], int]
@@ -38,25 +38,25 @@ class Progress(Protocol):
 
 @dataclass(kw_only=True)
 class Outcome(Examples):
-    """What a cascade has made of the samples, and what it cost; filled as the attacks run."""
+    """The result of a cascade for each sample, and its cost; filled as the attacks run."""
 
     attacks: list[NamedAttack]
     records: list[Attack] = field(default_factory=list)
     num_classes: int
-    unanswered: int = 0  # attempts for which the model named no class
-    lost: list[tuple[int, int]] = field(default_factory=list)  # by attack: attempts that are no images, of how many
-    outside: list[int] = field(default_factory=list)  # by attack: images that it left outside ball or box
-    not_finite: int = 0  # gradients of an image, of those that the attacks took, with entries that were not finite
+    unanswered: int = 0  # attempts for which the model predicted no class
+    lost: list[tuple[int, int]] = field(default_factory=list)  # per attack: attempts not finite, of how many
+    outside: list[int] = field(default_factory=list)  # per attack: attempts that lie outside ball or box
+    not_finite: int = 0  # gradients (one per image and step) with entries that were not finite
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes of an image."""
+        """Number of forward and backward passes, counted per image."""
         return sum(record.forwards + record.backwards for record in self.records)
 
 
 @dataclass
 class Cost:
-    """What an attack has cost so far, and what came of it that is not kept by sample."""
+    """The cost of an attack so far, and those of its counts that are not kept per sample."""
 
     forwards: int = 0
     backwards: int = 0
@@ -81,20 +81,20 @@ def run_cascade(
     progress: Progress | None = None,
     keep: Keep | None = None,
 ) -> Outcome:
-    """Attacks the engine's samples with each attack in turn.
+    """Run each attack in turn on the engine's samples.
 
-    Many large images are attacked in chunks, all attacks on one before the next, to the same result: what is drawn for a
-    sample depends on the sample alone. A last attack that meets a sample of those left does so after all chunks. An attack
-    that fails on an error of its own, or is stopped, is recorded with it, and the next one goes on.
+    Many large images are attacked in chunks: all attacks on one chunk before the next. The result is the same, because the
+    random numbers of a sample depend only on the sample. If the last attack runs on a random sample of those still robust, it
+    does so after all chunks. An attack that raises an error or is stopped is recorded with the message, and the next one runs.
 
     Args:
-        alone: every attack meets every sample whose clean image is correct, so that attacks can be compared, but those that
-            go on from the strongest attempts so far.
-        keep: of (outcome, done), both of all samples, N bool: those whose adversarial images are kept of those done, where
-            these are many and large; all unless given.
+        alone: run every attack on every sample whose clean image is classified correctly, so that attacks can be compared.
+            Attacks that continue from the strongest attempts so far still run on robust samples only.
+        keep: called with the outcome and `done` (N, bool); returns N, bool: of the samples done, those whose adversarial
+            images are kept in memory, if there are many large ones. By default all are kept.
     """
     every, x, y = as_attacks(attacks), engine.x, engine.y
-    # A clean image that is refused an answer is an error, as one without an answer is.
+    # A clean image that the detector rejects counts as an error, like one for which the model predicts no class.
     clean, names = predict_labels(engine.logits).masked_fill(engine.rejected, NO_ANSWER), name_attacks(every)
     outcome = Outcome(
         x=x, y=y, index=engine.subject.index, clean=clean, x_adv=Stored(x) if isinstance(x, EightBit) else x.clone(),
@@ -112,29 +112,28 @@ def run_cascade(
     costs, chunks = [Cost() for _ in every], _chunks(engine, every)
     tried = torch.zeros(len(every), len(y), dtype=torch.bool)
     done = torch.zeros(len(y), dtype=torch.bool)
-    last = (
-        len(every) - 1 if every and every[-1].sample and not alone else None
-    )  # the attack that meets a sample, if any
+    # The number of the attack that runs on a random sample of those still robust, if any.
+    last = len(every) - 1 if every and every[-1].sample and not alone else None
     left = 0
     for rows in chunks:
         journal = engine.journal if len(chunks) > 1 else None
         known = journal.read_chunk(rows) if journal else None
         if known is not None:
-            its = _restore(outcome, tried, known)
+            new_costs = _restore(outcome, tried, known)
         else:
-            its = [
+            new_costs = [
                 Cost()
                 if before.error or number == last
                 else _attack(engine, outcome, number, rows, tried[number], progress)
                 for number, before in enumerate(costs)
             ]
-        for cost, new in zip(costs, its, strict=True):
+        for cost, new in zip(costs, new_costs, strict=True):
             cost.add(new)
         done[rows] = True
         if keep is not None and isinstance(outcome.x_adv, Stored):
             outcome.x_adv.forget(done & ~keep(outcome, done))
         if journal and known is None and not any(cost.error for cost in costs):
-            journal.write_chunk(rows, _columns(outcome, tried, rows, its))
+            journal.write_chunk(rows, _columns(outcome, tried, rows, new_costs))
     if last is not None:
         left = int(outcome.robust.sum())
         costs[last].add(_attack_sample(engine, outcome, last, tried[last], progress))
@@ -156,8 +155,11 @@ def run_cascade(
 
 
 def _chunks(engine: Engine, attacks: Sequence[NamedAttack]) -> Sequence[Tensor]:
-    """Rows of the samples that are attacked together: all where they are small, where an attack makes one perturbation for
-    all, where the time is bounded, which each attack shall meet, and where a batch shares the draws of a random model."""
+    """Return the rows of the samples that are attacked together.
+
+    These are all samples if images are small, if an attack makes one perturbation for all, if there is a time limit (each
+    attack should run before it is reached), or if the samples of a batch share the draws of a random model.
+    """
     rows = torch.arange(len(engine.y))
     together = not isinstance(engine.x, EightBit) or any(one.traits.universal for one in attacks)
     together = together or engine.over is not never or bool(averaged_in(engine.subject.model))
@@ -167,7 +169,7 @@ def _chunks(engine: Engine, attacks: Sequence[NamedAttack]) -> Sequence[Tensor]:
 def _attack(
     engine: Engine, outcome: Outcome, number: int, rows: Tensor, tried: Tensor, progress: Progress | None
 ) -> Cost:
-    """One attack on those of the samples at these rows that it meets, which are marked as tried (N, bool)."""
+    """Run one attack on its samples among these rows, and mark those it ran on as tried (N, bool)."""
     attack, cost = outcome.attacks[number], Cost()
     met = torch.zeros_like(tried)
     meets_all = outcome.succeeded is not None and not attack.continues
@@ -177,8 +179,8 @@ def _attack(
     wrap = iter if progress is None else partial(_show, progress, outcome.names[number] + of_all, met, outcome, number)
     start = outcome.x_adv if attack.continues else None
     try:
-        mine = met.nonzero().squeeze(1)
-        for attempts in engine.attack(attack, mine, engine.threat, (number,), start=start, progress=wrap):
+        own_rows = met.nonzero().squeeze(1)
+        for attempts in engine.attack(attack, own_rows, engine.threat, (number,), start=start, progress=wrap):
             _take(outcome, attempts, number)
             tried[attempts.indices] = True
             cost.add(attempts)
@@ -191,7 +193,7 @@ def _attack(
 
 
 def _attack_sample(engine: Engine, outcome: Outcome, number: int, tried: Tensor, progress: Progress | None) -> Cost:
-    """One attack on so many of the samples left as it is to meet, drawn at random, and on all others if it breaks one."""
+    """Run the attack on a random sample of those still robust and, if it breaks one of them, on all others too."""
     left = outcome.robust.nonzero().squeeze(1)
     generator = torch.Generator().manual_seed(mix(engine.seed, number, SAMPLE))
     drawn = left[torch.randperm(len(left), generator=generator)[: outcome.attacks[number].sample]].sort().values
@@ -202,7 +204,7 @@ def _attack_sample(engine: Engine, outcome: Outcome, number: int, tried: Tensor,
 
 
 def _take(outcome: Outcome, attempts: Attempts, number: int) -> None:
-    """Keeps the examples of samples that were robust, and the strongest attempts on those that still are."""
+    """Store the examples of newly broken samples, and the strongest attempts on those that are still robust."""
     if outcome.succeeded is not None:
         outcome.succeeded[number, attempts.indices] = attempts.success
     if outcome.names[number] in outcome.nearest:
@@ -230,7 +232,7 @@ def _record(engine: Engine, outcome: Outcome, number: int, cost: Cost, tried: Te
     )  # fmt: skip
     record.error = cost.error
     record.median_distance = quartiles(outcome.distance[broken].tolist())[1]
-    # One that failed has not met them all, nor has one that goes on from the others' attempts.
+    # An attack that failed, or that continues from the attempts of others, did not run on all samples.
     if outcome.succeeded is not None and not record.error and not attack.continues:
         record.alone = Accuracy.of(int((outcome.correct & ~outcome.succeeded[number]).sum()), n)
     if name in outcome.nearest:
@@ -241,7 +243,7 @@ def _record(engine: Engine, outcome: Outcome, number: int, cost: Cost, tried: Te
 
 
 def _columns(outcome: Outcome, tried: Tensor, rows: Tensor, costs: Sequence[Cost]) -> dict[str, Any]:
-    """What is known of the samples at these rows, for the journal; adversarial images of those that are kept."""
+    """Return the results for the samples at these rows, for the journal, with the adversarial images that are kept."""
     stored = rows[outcome.x_adv.places[rows] >= 0]
     return {
         **{name: getattr(outcome, name)[rows] for name in BY_SAMPLE},
@@ -256,7 +258,7 @@ def _columns(outcome: Outcome, tried: Tensor, rows: Tensor, costs: Sequence[Cost
 
 
 def _restore(outcome: Outcome, tried: Tensor, known: dict[str, Any]) -> list[Cost]:
-    """Fills in what `_columns` gave; the costs."""
+    """Fill the outcome with what `_columns` returned, and return the costs."""
     rows = known["rows"]
     for name in BY_SAMPLE:
         getattr(outcome, name)[rows] = known[name]

@@ -1,9 +1,10 @@
-"""Certified accuracy of a subject, as a record of its own or beside the attacks of an evaluation."""
+"""Certified accuracy of a subject, as a record of its own or together with the attacks of an evaluation."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,12 @@ from robustcls.core.threat import Norm, ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
-from robustcls.evaluation.beside import difference
-from robustcls.evaluation.bound import bound, check_precision, radii_of
+from robustcls.evaluation.certificate_match import difference
+from robustcls.evaluation.certify_by_bounds import certify_by_bounds, check_precision, radii_of
+from robustcls.evaluation.certify_by_smoothing import certify_by_smoothing, or_none
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.curves import parse_grid
 from robustcls.evaluation.journal import Journal, kept_in
-from robustcls.evaluation.smooth import or_none, smooth
 from robustcls.evaluation.subject import Subject, load_subject, make_subject
 from robustcls.models.loading import read_model
 from robustcls.models.wrappers.smoothed import Smoothed, check_sigma, smoothed
@@ -37,18 +38,18 @@ from robustcls.runtime.predict import classifier_of
 
 KIND = "clean accuracy: no attack was run"
 NO_PERTURBATION = ThreatModel("l2", 0)
-OPTIONS = {"draws": "n", "select_draws": "n0", "alpha": "alpha"}  # of smoothing, and the letters of the paper
+OPTIONS = {"draws": "n", "select_draws": "n0", "alpha": "alpha"}  # options of smoothing, and their names in the paper
 DRAWS = tuple(OPTIONS.values())
 
 
 @dataclass
 class Certificates:
-    """What was proven of N samples; tensors are on the CPU."""
+    """Certificates of N samples. Tensors are on the CPU."""
 
-    record: Certified  # as an evaluation holds it: `robustcls.evaluate(..., certificates=these)`
-    radius: Tensor  # N: within which the label is proven; 0 where the answer is wrong, or there is none
-    predicted: Tensor  # N: the certified classifier's answer, -1 where it abstains
-    certified: Tensor  # N, bool: the answer is right, and not by chance; within `radius` it stays so
+    record: Certified  # as an evaluation stores it: `robustcls.evaluate(..., certificates=these)`
+    radius: Tensor  # N, float64: within which the label is proven; 0 if the prediction is wrong or nothing is proven
+    predicted: Tensor  # N: the certified classifier's prediction, -1 if it abstains
+    certified: Tensor  # N, bool: the prediction is correct, and proven within `radius`
 
     @classmethod
     def of(cls, record: Certified) -> "Certificates":
@@ -58,7 +59,7 @@ class Certificates:
         return cls(record, radius, torch.tensor(predicted), certified)
 
     def accuracy_at(self, radius: float) -> float:
-        """The share of all samples whose answer is right and proven within this radius; `.record.at` has its interval."""
+        """Return the share of samples that are correct and proven so within this radius; `.record.at` has the interval."""
         return self.record.at(radius).accuracy
 
     def __str__(self) -> str:
@@ -81,43 +82,44 @@ def certify(
     progress: bool = False,
     **options: Any,
 ) -> Certificates:
-    """Prove within which radius a classifier's answers hold, whatever the attack: a lower bound of robust accuracy.
+    """Prove within which radius a classifier's predictions hold against any attack: a lower bound of robust accuracy.
 
-    By `smoothing` (Cohen et al. 2019, arXiv:1902.02918), in l2, what is certified is the class that the model gives most often
-    under Gaussian noise, `robustcls.smoothed(model, sigma=...)`, never the model itself: robust accuracy of the model under
-    attack is no upper bound of it. The noise is on pixels in [0, 1], in front of any normalisation, and not clamped. A model
-    that was not trained with noise is certified on next to nothing.
+    `smoothing` (Cohen et al. 2019, arXiv:1902.02918) certifies in l2 the class that the model predicts most often under
+    Gaussian noise, `robustcls.smoothed(model, sigma=...)`. It never certifies the model itself, so the model's robust accuracy
+    under attack is no upper bound of the certified accuracy. The noise is added to pixels in [0, 1], before any normalisation,
+    and not clamped. For a model that was not trained with noise, almost nothing can be certified.
 
-    By `bounds` (CROWN, Zhang et al. 2018, arXiv:1811.00866) it is the model itself, in linf or l2: a small network of plain
-    layers. Of a large one nothing is certified, however robust it is.
+    `bounds` (CROWN, Zhang et al. 2018, arXiv:1811.00866) certifies the model itself, in linf or l2, if it is a small network
+    of plain layers. For a large network nothing can be certified, however robust it is.
 
     Args:
-        model: any module that gives logits N,K for [0, 1] pixels, of one answer for one image; or one that `smoothed` made.
+        model: a module that maps [0, 1] pixels to logits N,K and always gives the same logits for an image, or a result of
+            `smoothed`.
         images: float N,C,H,W in [0, 1], a tensor on any device or a NumPy array.
-        labels: whole numbers N, counted from 0.
-        sigma: of smoothing: standard deviation of the noise, that of training; left out where the model is smoothed already.
+        labels: integers N, counted from 0.
+        sigma: smoothing: standard deviation of the noise, the same as in training; leave it out if the model is smoothed.
         method: `smoothing` or `bounds`.
-        norm: of bounds: `linf` or `l2`. Smoothing is in l2.
-        eps_grid: radii such as `0,1/255,2/255`, or numbers: of bounds those that are tried, of which the largest that is
-            proven is a sample's radius; of smoothing those of the curve, which change no radius.
-        batch_size: images, of smoothing draws, at a time; the result depends on it by the rounding of logits alone.
-        seed: of the draws, which depend on it and on the sample's place alone.
-        resume: a folder that keeps what is done, so that the same call goes on from there if this one is cut off; removed
-            at the end.
+        norm: bounds: `linf` or `l2`. Smoothing always certifies in l2.
+        eps_grid: radii, such as `0,1/255,2/255`, or numbers. Bounds try each, and the largest that is proven is the sample's
+            radius. For smoothing these are the radii of the curve; they change no certificate.
+        batch_size: images per batch, for smoothing draws per batch; affects results only through the rounding of logits.
+        seed: of the draws, which depend only on the seed and the sample's position.
+        resume: a folder that stores finished parts, so that the same call continues from there after an interruption;
+            removed at the end.
         progress: show progress on stderr.
-        options: of smoothing: n, draws of each image that are counted, 1000: no radius is larger than
-            sigma * Phi^-1(alpha^(1/n)). n0, draws before these, which choose the class that is counted, 100. alpha, the
-            probability that a certificate is false, of each sample by itself, 0.001. precision, `fp32`; `bf16` or `fp16`
-            certify the model's copy in it, for where that is what is served.
+        options: of smoothing: n, draws per image that are counted, 1000: no radius can exceed sigma * Phi^-1(alpha^(1/n)). n0,
+            draws that first choose the class to count, 100. alpha, the probability that a certificate is false, for each
+            sample separately, 0.001. precision, `fp32`; `bf16` or `fp16` certify the model's copy in that precision, if that
+            is what you serve.
 
     Returns:
-        `.radius` float64 N, 0 where the answer is wrong or nothing is proven; `.predicted` N, -1 where the vote is too close
-        to answer; `.certified` bool N; `.accuracy_at(r)`, the share of all samples that are right and proven so within r, at 0
-        those of `.certified`; `.record`, with curve and intervals, as an evaluation holds it.
+        `.radius` float64 N, 0 if the prediction is wrong or nothing is proven; `.predicted` N, -1 if the vote abstains;
+        `.certified` bool N; `.accuracy_at(r)`, the share of all samples that are correct and proven within r, at 0 the share
+        of `.certified`; `.record`, with curve and intervals, as an evaluation stores it.
 
     Raises:
-        InputError: for a model that is random itself or, of bounds, has layers that they do not know, sigma of 0, n too small
-            for any certificate, an option of the other method, and other wrong input.
+        InputError: for a model that is random or, with bounds, has unsupported layers, a sigma of 0, an n too small for any
+            certificate, an option of the other method, and other wrong input.
 
     Example:
         >>> certified = robustcls.certify(model, images, labels, sigma=0.25)
@@ -160,7 +162,7 @@ def _by_smoothing(
         fitted, _ = classifier_of(model, x, labels=y)
         model = smoothed(fitted, sigma=sigma)
     subject = make_subject(model, x, y, NO_PERTURBATION)
-    return Certificates.of(smooth(subject, smoothing, config, journal, radii)[0])
+    return Certificates.of(certify_by_smoothing(subject, smoothing, config, journal, radii)[0])
 
 
 def _by_bounds(
@@ -174,36 +176,36 @@ def _by_bounds(
 ) -> Certificates:
     check_precision(config)
     for name in draws:
-        raise InputError(f"`{name}` is of smoothing, and bounds have no draws: leave it out, or leave out `method`")
+        raise InputError(f"`{name}` is for smoothing, and bounds have no draws: leave it out, or leave out `method`")
     if config.norm is None or not radii:
         raise InputError(
             "bounds are proven in one norm, at some radii: give `norm` and `eps_grid`, such as `norm=linf` and "
             "`eps_grid=1/255,2/255`"
         )
     threat = ThreatModel(config.norm, max(radii))
-    found = radii_of(threat, radii)
-    return Certificates.of(bound(make_subject(model, x, y, threat), config, journal, found)[0])
+    radii = radii_of(threat, radii)
+    return Certificates.of(certify_by_bounds(make_subject(model, x, y, threat), config, journal, radii)[0])
 
 
 def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]]:
-    """The spec of the smoothed classifier, its sigma, and what was taken from where.
+    """Return the spec of the smoothed classifier, its sigma, and notes on where sigma was taken from.
 
-    spec: of the model, or of that model as `smoothed(MODEL, sigma=...)` already. Raises InputError without a sigma, or with
-    two.
+    spec: of the model, or already of the form `smoothed(MODEL, sigma=...)`. Raises InputError if sigma is missing, or given
+    twice with different values.
     """
     wrapper = read_wrapped(spec).wrapper
     if wrapper is not None and wrapper.name == "smoothed":
         return spec, _agreed(plugins.load("wrapper", wrapper).keywords["sigma"], sigma), []
-    said = []
+    notes = []
     if sigma is None:
         sigma = noise_of_training(read_model(spec).meta.get("config", {}))
-        said = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
+        notes = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
     sigma = _agreed(None, sigma)
-    return f"smoothed({spec}, sigma={sigma:g})", sigma, said
+    return f"smoothed({spec}, sigma={sigma:g})", sigma, notes
 
 
 def noise_of_training(config: Mapping[str, Any]) -> float | None:
-    """The standard deviation of the noise in a checkpoint's training, of its augmentation or of SmoothAdv; None without."""
+    """Return the standard deviation of the noise in a checkpoint's training (augmentation or SmoothAdv), or None."""
     objective = plugins.parse("objective", config.get("objective") or "standard")
     if objective.name == "smooth_adv":
         return float(plugins.resolved("objective", objective)["sigma"])
@@ -211,20 +213,21 @@ def noise_of_training(config: Mapping[str, Any]) -> float | None:
 
 
 def certify_spec(spec: str, config: CertifyConfig) -> "Task":
-    """The subject that `--model` and the options name, ready to be certified. Raises InputError for whatever is wrong."""
+    """Return the subject that `--model` and the options name, ready to be certified. Raises InputError for wrong options."""
     radii = parse_grid(config.eps_grid) if config.eps_grid else None
     if config.method == "bounds":
         return _bounds_task(spec, config, radii)
-    spec, sigma, said = smoothed_spec(spec, config.sigma)
+    spec, sigma, notes = smoothed_spec(spec, config.sigma)
     smoothing = Smoothing(sigma, **{OPTIONS[name]: value for name, value in config.smoothing_options.items()})
     config = replace(config, sigma=sigma, norm="l2")
-    config.eps = 0.0  # of the attacks that there are none of
+    config.eps = 0.0  # no attacks are run, but loading a subject needs a radius
     subject = load_subject(spec, config)
-    subject.notes = [*said, *(line for line in subject.notes if not line.startswith("threat "))]
+    subject.notes = [*notes, *(line for line in subject.notes if not line.startswith("threat "))]
     largest = f"no radius above {smoothing.largest:.3g} can be certified with {smoothing.n:,} draws"
     beyond = ", ".join(f"{radius:g}" for radius in radii or () if radius > smoothing.largest)
     remark = f"{largest}: at {beyond} the curve is 0" if beyond else largest
-    return Task(subject, config, "l2", lambda journal: smooth(subject, smoothing, config, journal, radii), [remark])
+    prove = partial(certify_by_smoothing, subject, smoothing, config, radii=radii)
+    return Task(subject, config, "l2", prove, [remark])
 
 
 def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None) -> "Task":
@@ -234,24 +237,24 @@ def _bounds_task(spec: str, config: CertifyConfig, radii: Sequence[float] | None
     config = replace(config)
     config.eps = None if radii is None else max(radii)
     subject = load_subject(spec, config)
-    found = radii_of(subject.threat, radii)
+    radii = radii_of(subject.threat, radii)
     subject.notes = [line for line in subject.notes if not line.startswith("threat ")]
     large = "bounds of a large network certify little or nothing, however robust it is"
-    return Task(subject, config, subject.threat.norm, lambda journal: bound(subject, config, journal, found), [large])
+    return Task(subject, config, subject.threat.norm, partial(certify_by_bounds, subject, config, radii=radii), [large])
 
 
 @dataclass
 class Task:
-    """A subject that is certified as the options say."""
+    """A subject to be certified with these options."""
 
-    subject: Subject  # whose model is the certified one, such as a Smoothed
+    subject: Subject  # its model is the certified one, such as a Smoothed
     config: CertifyConfig
     norm: str  # of the certificates
-    prove: Callable[[Journal | None], tuple[Certified, list[int]]]  # the record, and the answers
-    remarks: list[str]  # what a user should know before a long run
+    prove: Callable[[Journal | None], tuple[Certified, list[int]]]  # returns the record and the predicted classes
+    remarks: list[str]  # lines that a user should read before a long run
 
     def check_same(self, evaluation: Evaluation, path: str) -> None:
-        """Raises InputError unless the evaluation is of this classifier on these samples, in the norm of the certificates."""
+        """Raise InputError unless the evaluation is of this classifier on these samples, in the norm of the certificates."""
         differs = difference(evaluation, self.subject)
         if not differs and evaluation.attacks and evaluation.threat.norm != self.norm:
             differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in {self.norm}"
@@ -259,7 +262,7 @@ class Task:
             raise InputError(f"{path} {differs}: name another file with `out`")
 
     def run(self, journal: Journal | None, command: str) -> Evaluation:
-        """An evaluation without attacks: clean accuracy, of smoothing that of the vote, and the certificates."""
+        """Return an evaluation without attacks: the certificates and clean accuracy, for smoothing that of the vote."""
         started, began = datetime.now(UTC), time.perf_counter()
         subject, config = self.subject, self.config
         certified, voted = self.prove(journal)
@@ -293,7 +296,7 @@ class Task:
 
 
 def _agreed(own: float | None, given: float | None) -> float:
-    """sigma, of the model or as given. Raises InputError for none, and for two that differ."""
+    """Return sigma, of the model or as given. Raises InputError if there is none, or if the two differ."""
     if own is not None and given is not None and own != given:
         raise InputError(f"the model is smoothed with sigma {own:g}, and `sigma={given:g}` was given: leave it out")
     if own is None and given is None:

@@ -10,43 +10,42 @@ from robustcls.core.measures import measures, with_fields
 from robustcls.core.options import CompileOption, DataOptions, NormalisationOptions, RuntimeOptions, ThreatOptions
 
 LONGEST_LICENSE = 200  # characters
-FPR = 0.05  # of a detector
+FPR = 0.05  # default false positive rate of a detector
 
 
 def samples_option(default: str) -> Any:
-    """`n`, of which each command has its own default."""
-    return option(default, "Samples, of each class its share of the split; or all.", metavar="INT|all", group="Data")
+    """Return the option `n` with the default of a command."""
+    text = "Number of samples, drawn in proportion to the classes of the split, or all."
+    return option(default, text, metavar="INT|all", group="Data")
 
 
 @dataclass(kw_only=True)
 class SubjectOptions(DataOptions, NormalisationOptions, ThreatOptions, RuntimeOptions):
-    """Which model on which samples."""
+    """Options that name the model and the samples."""
 
     GROUP: ClassVar[str] = "Data"
 
     arch: str | None = option(
         None,
-        "Architecture of a state dict, such as vgg16(width=0.25), or a module:callable of your own.",
+        "Architecture of a state dict, such as vgg16(width=0.25), or your own as module:callable.",
         metavar="SPEC",
         group="Model",
     )
     classes: str | None = option(
         None,
-        "Which of the model's outputs each class of the data is: lines folder=output, or the names of all outputs in "
-        "order, one per line.  [default: by name]",
+        "File that maps the classes of the data to the model's outputs: lines folder=output, or the names of all outputs "
+        "in order, one per line.  [default: by name]",
         metavar="FILE",
         group="Model",
     )
     twin: str | None = option(
         None,
-        "Of a running service, the artefact or checkpoint whose gradients attacks follow; the answers stay the service's.",
+        "For a running service: artefact or checkpoint whose gradients the attacks use; predictions come from the service.",
         metavar="DIR|M",
         group="Model",
     )
-    split: Literal["train", "val", "test"] = option("test", "Which samples.")
-    redact_names: bool = option(
-        False, "Keep the names of image files out of everything that is written.", group="Output"
-    )
+    split: Literal["train", "val", "test"] = option("test", "Split of the data to use.")
+    redact_names: bool = option(False, "Leave the names of image files out of all output.", group="Output")
 
 
 @dataclass(kw_only=True)
@@ -58,55 +57,62 @@ class AttackConfig(SubjectOptions, CompileOption):
     )
     suite: str | None = option(
         None,
-        "Named list of attacks: fast, verdict, standard, targeted, or rand for a random model.  [default: fast, without "
-        "--attack]",
+        "Named list of attacks: fast, verdict, standard, targeted, or rand for a random model.  [default: fast, unless "
+        "--attack is given]",
         metavar="NAME",
     )
     target: str | None = option(
         None,
-        "Success is this class and no other, by name or number; random, least_likely or second (the runner-up) choose one for "
-        "each sample. Attacks: suite targeted unless given.",
+        "Targeted attacks: only this class, by name or number, counts as success. random, least_likely or second (the "
+        "runner-up) choose a class for each sample. Runs suite targeted unless attacks are given.",
         metavar="CLASS|random|least_likely|second",
     )
     n: int | str = samples_option("1000")
-    each_alone: bool = option(False, "Run every attack on every sample, to compare attacks; survivors only else.")
+    each_alone: bool = option(
+        False, "Run every attack on every sample, to compare attacks, not only on those still robust."
+    )
     eps_grid: str | None = option(
         None, "Also measure robust accuracy at these radii, such as 0,2/255,4/255, or auto.", metavar="EPS,EPS|auto"
     )
     data_note: str | None = option(
-        None, "What a reader must know of the data, kept in the evaluation.", metavar="TEXT", group="Output"
+        None, "Note on the data for readers, saved in the evaluation.", metavar="TEXT", group="Output"
     )
     intended_use: str | None = option(
-        None, "What the model is for, kept in the evaluation.", metavar="TEXT", group="Output"
+        None, "Purpose of the model, saved in the evaluation.", metavar="TEXT", group="Output"
     )
     license: str | None = option(
-        None, "Licence of the model, kept in the evaluation, such as MIT.", metavar="SPDX", group="Output"
+        None, "Licence of the model, such as MIT, saved in the evaluation.", metavar="SPDX", group="Output"
     )
     positive: str | None = option(
-        None, "Of two classes, the one that sensitivity is about.  [default: the second]", metavar="CLASS"
+        None,
+        "Of two classes, the positive one, whose recall is the sensitivity.  [default: the second]",
+        metavar="CLASS",
     )
     tree: str | None = option(
         None,
-        "Also measure how far mistakes are by this tree of the classes: nested tables of names.",
+        "Also measure how severe misclassifications are by this tree of the classes: nested tables of names.",
         metavar="FILE.toml",
     )
     mask: str | None = option(
-        None, "Only pixels that are white in this image, of the size of the data's, may change.", metavar="FILE.png"
+        None,
+        "Let attacks change only the pixels that are white in this image, which has the size of the data's images.",
+        metavar="FILE.png",
     )
-    eight_bit: bool = option(False, "Examples count as the images in 8 bits that they are rounded to.")
+    eight_bit: bool = option(False, "Round adversarial images to 8 bits per value before they are evaluated.")
     transfer_from: str | None = option(
         None, "Craft the examples on this model and test them on --model: a transfer attack.", metavar="M"
     )
 
     detector: str | None = option(
         None,
-        "A detector beside the model, a function of images and logits that gives a score per image, larger where it is more "
-        "suspicious: answers above a threshold are refused, and attacks must not be.",
+        "Detector used with the model: a function of images and logits that returns a score per image, larger for more "
+        "suspicious images. Images above a threshold are rejected; a successful attack must be accepted.",
         metavar="module:score",
     )
     fpr: float | None = option(
         None,
-        f"Share of clean held-out images that the detector refuses: it chooses the threshold.  [default: {FPR:g}]",
+        "False positive rate that sets the detector's threshold: the share of clean held-out images that it rejects.  "
+        f"[default: {FPR:g}]",
         metavar="SHARE",
     )
 
@@ -116,14 +122,14 @@ class AttackConfig(SubjectOptions, CompileOption):
             check_fpr(self.fpr)
             if self.detector is None:
                 raise InputError(
-                    f"`fpr={self.fpr:g}` is about a detector, and there is none: give `detector`, or leave out `fpr`"
+                    f"`fpr={self.fpr:g}` needs a detector, and there is none: give `detector`, or leave out `fpr`"
                 )
 
 
 @dataclass(kw_only=True)
 @with_fields({name: declared for one in measures() for name, declared in one.option_fields().items()})
 class ReportConfig(AttackConfig):
-    """The options of the attacks, those here, and those that each of `evaluation/measures` declares."""
+    """The options of a report: those of the attacks, those below, and those that each of `evaluation/measures` declares."""
 
     GROUP: ClassVar[str] = "Report"
 
@@ -131,15 +137,15 @@ class ReportConfig(AttackConfig):
         (), "Attribution method (repeatable).  [default: three]", metavar="SPEC", group="Explanation"
     )
     checks: Literal["passive", "all"] = option(
-        "all", "Self-checks: passive, which attack few samples shortly or none, or all."
+        "all", "Self-checks to run: passive (none or short attacks on few samples), or all."
     )
     profile: Literal["quick", "standard", "full"] = option(
-        "standard", "How much is measured; every other option wins over it."
+        "standard", "How much to measure; every other option overrides it."
     )
     minutes: float | None = option(
         None,
-        "Time that the report of one model may take: fewer samples are measured, parts left out, or attacks stopped, to keep "
-        "it.  [default: of the profile quick 2 for images of 32 pixels, 5 from 224 on; else no limit]",
+        "Time limit for the report of one model. To keep it, fewer samples are measured, parts are left out, or attacks are "
+        "stopped.  [default: with profile quick 2 for images of 32 pixels, 5 for 224 or more; else no limit]",
         metavar="MINUTES",
         group="Runtime",
     )
@@ -149,7 +155,7 @@ class ReportConfig(AttackConfig):
         _check_counts(**{one.count: getattr(self, one.count) for one in measures() if one.count})
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise InputError(
-                f"`minutes={self.minutes:g}` is no time: give a number above 0, or leave it out for no limit"
+                f"`minutes={self.minutes:g}` is not a time: give a number above 0, or leave it out for no limit"
             )
 
 
@@ -160,10 +166,10 @@ class ExplainConfig(SubjectOptions):
     attack: str = option("pgd(steps=20)", "Attack that makes the adversarial images.", metavar="SPEC", group="Attack")
     method: tuple[str, ...] = option((), "Attribution method (repeatable).  [default: three]", metavar="SPEC")
     n: int | str = samples_option("32")
-    pictures: int = option(8, "Samples that are also drawn.")
-    quality_n: int = option(50, "Samples at most on which quality and sanity are measured; 0: no measures at all.")
+    pictures: int = option(8, "Number of samples to draw as pictures.")
+    quality_n: int = option(50, "Largest number of samples for measures of quality and sanity; 0: no measures.")
     out: str | None = option(
-        None, "Folder for the files.  [default: explain, beside the checkpoint]", metavar="DIR", group="Output"
+        None, "Folder for the files.  [default: explain, next to the checkpoint]", metavar="DIR", group="Output"
     )
 
     def __post_init__(self) -> None:
@@ -171,30 +177,30 @@ class ExplainConfig(SubjectOptions):
 
 
 def check_license(text: str | None) -> None:
-    """Raises InputError unless it is one line, as an SPDX identifier is."""
+    """Raise InputError unless the licence is one line, such as an SPDX identifier."""
     if text is not None and (not text.strip() or not text.isprintable() or len(text) > LONGEST_LICENSE):
         raise InputError(f"license {text!r:.40} is not one line: give an SPDX identifier such as MIT or Apache-2.0")
 
 
-# What names the model and the samples, and nothing else.
+# The options that choose the model and the samples.
 _OF_SUBJECT = {one.name for one in fields(SubjectOptions)} - {"quiet", "redact_names"} | {"n", "mask", "eight_bit"}
 
 
 def flags_of(options: SubjectOptions) -> str:
-    """What a command must say, beside the model, to evaluate the same: what is not the default."""
-    said = []
+    """Return the options that a command needs, besides the model, to evaluate the same samples: those that are not default."""
+    flags = []
     for one in fields(options):
         value = getattr(options, one.name)
         if value in (one.default, None) or one.name not in _OF_SUBJECT:
             continue
-        said += [f"--{one.name.replace('_', '-')}", *([] if value is True else [shlex.quote(str(value))])]
-    return " ".join(said)
+        flags += [f"--{one.name.replace('_', '-')}", *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(flags)
 
 
 def check_fpr(fpr: float) -> None:
-    """Raises InputError unless it is a share between none and all."""
+    """Raise InputError unless the false positive rate lies between 0 and 1, both excluded."""
     if not 0 < fpr < 1:
-        raise InputError(f"`fpr={fpr:g}` is no false positive rate: give a share above 0 and below 1, such as 0.05")
+        raise InputError(f"`fpr={fpr:g}` is not a false positive rate: give a share above 0 and below 1, such as 0.05")
 
 
 METHODS = ("saliency", "integrated_gradients", "gradcam")

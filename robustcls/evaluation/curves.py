@@ -1,4 +1,4 @@
-"""Robust accuracy against the radius."""
+"""Security curves: robust accuracy over a range of radii."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,14 +15,14 @@ from robustcls.evaluation.cascade import Outcome, Progress
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.results.records import Accuracy, CurvePoint
 
-ABOUT_ZERO = 0.01  # robust accuracy at which a curve has shown what it can
-SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4, 6, 8)  # of eps, the radii of `auto`; from then on it doubles
+ABOUT_ZERO = 0.01  # robust accuracy at which an automatic curve ends
+SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 1, 3 / 2, 2, 3, 4, 6, 8)  # radii of `auto`, in eps; after these the radius doubles
 DOUBLINGS = 16
-AT_A_TIME = 64  # images whose distance is taken, or that are projected
+AT_A_TIME = 64  # images per batch when distances are computed or images projected
 
 
 class AutoGrid(tuple[float, ...]):
-    """Radii of which those above the threat's own are measured until robust accuracy is about 0%, not all of them."""
+    """Radii of `auto`: those above the threat model's radius are measured only until robust accuracy is about 0%."""
 
 
 def choose_grid(
@@ -31,10 +31,10 @@ def choose_grid(
     attacks: Sequence[AttackLike],
     shape: Sequence[int] | None = None,
 ) -> Sequence[float]:
-    """The radii of a security curve; none of None. eps_grid: radii, a list such as `0,2/255`, or `auto`.
+    """Return the radii of a security curve; none for None. eps_grid: radii, text such as `0,2/255`, or `auto`.
 
-    With auto, attacks that leave every small ball, and so have no curve, get none. shape: C,H,W of an image, by which radii of
-    l0 are too large. Raises InputError.
+    `auto` gives no radii if an attack leaves every small ball, because then there is no curve. shape: C,H,W of an image, which
+    limits radii in l0. Raises InputError.
     """
     if not eps_grid:
         return []
@@ -53,7 +53,7 @@ def choose_grid(
 
 
 def auto_grid(threat: ThreatModel, shape: Sequence[int] | None = None) -> AutoGrid:
-    """Radii around that of the threat, from 0 on; in l0 as many values as images C,H,W have that may change at most."""
+    """Return radii from 0 to well above the threat model's. shape: C,H,W, whose number of values limits radii in l0."""
     shares = [*SHARES, *(SHARES[-1] * 2**doubling for doubling in range(1, DOUBLINGS + 1))]
     radii = {threat.at(share * threat.eps).eps for share in shares}
     if threat.norm == "l0" and shape is not None:
@@ -62,14 +62,14 @@ def auto_grid(threat: ThreatModel, shape: Sequence[int] | None = None) -> AutoGr
 
 
 def parse_grid(radii: str | Iterable[float | str]) -> list[float]:
-    """Radii from `0,2/255,4/255`, or one by one; from the smallest, without repetitions. Raises InputError."""
+    """Return radii, from text such as `0,2/255,4/255` or one by one, sorted and without repetitions. Raises InputError."""
     return sorted({parse_eps(part) for part in (radii.split(",") if isinstance(radii, str) else radii)})
 
 
 def reach(x: Tensor, norm: Norm) -> float:
-    """The radius at which the ball around every image holds uniform grey, so that no model can be robust on two classes.
+    """Return the radius at which the ball around every image contains uniform grey. x: N,C,H,W in [0, 1].
 
-    x: N,C,H,W in [0, 1].
+    At this radius no model can be robust on images of two classes.
     """
     return max(
         ThreatModel(norm, 0).distance(part, torch.full_like(part, 0.5)).max().item() for part in x.split(AT_A_TIME)
@@ -79,12 +79,12 @@ def reach(x: Tensor, norm: Norm) -> float:
 def security_curve(
     engine: Engine, outcome: Outcome, grid: Sequence[float], progress: Progress | None = None
 ) -> list[CurvePoint]:
-    """Robust accuracy under the cascade's attacks at each radius of the grid, and at the threat's own, which it measured.
+    """Return robust accuracy under the cascade's attacks at each radius of the grid, and at the threat model's own radius.
 
-    Balls are nested: a sample broken at a radius is broken at every larger one, and one robust at the threat's radius is
-    at every smaller one. So the curve cannot rise, and below the threat's radius only broken samples are attacked, above
-    it only the rest. An AutoGrid ends where robust accuracy is about 0%, at the latest where every ball holds uniform grey.
-    Radii that are left when the engine's time is up have no point.
+    Balls are nested: a sample broken at one radius counts as broken at every larger one, and a sample robust at the threat
+    model's radius counts as robust at every smaller one. The curve therefore cannot rise. Below the threat model's radius only
+    broken samples are attacked, above it only robust ones. An AutoGrid ends where robust accuracy is about 0%, at the latest
+    where every ball contains uniform grey. Radii not reached before the engine's time limit get no point.
     """
     n, threat, robust = len(engine.y), engine.threat, outcome.robust
     enough, last = (ABOUT_ZERO * n, reach(engine.x, threat.norm)) if isinstance(grid, AutoGrid) else (-1.0, math.inf)
@@ -112,7 +112,7 @@ def security_curve(
 
 
 class Walk:
-    """The attacks at ever larger radii; those that can begin from the strongest attempt at the radius before."""
+    """Run attacks at a sequence of radii. Attacks that take a start begin from the strongest attempt at the previous radius."""
 
     def __init__(
         self,
@@ -123,15 +123,15 @@ class Walk:
     ) -> None:
         self.engine, self.attacks, self.progress = engine, attacks, progress
         self.first, self.x_adv = outcome.x_adv, outcome.x_adv.clone()  # the first is never written to
-        # The nearest verified example of each sample, which breaks it at every radius that holds it.
+        # The distance of each sample's nearest verified example, which breaks it at every radius from there on.
         self.known = outcome.distance.where(outcome.success, torch.inf)
         for distances in outcome.nearest.values():
             self.known = torch.minimum(self.known, distances.nan_to_num(nan=torch.inf))
 
     def along(self, radii: Iterable[float], met: Tensor) -> Iterator[tuple[float, int, str]]:
-        """Each radius, from the smallest, with how many of the samples met (N, bool) are robust at it.
+        """Yield, for each radius from the smallest, how many of the samples `met` (N, bool) are robust at it.
 
-        And the error of an attack that failed.
+        The third value is the error of an attack that failed, or "".
         """
         robust = met.clone()
         self.x_adv = self.first.clone()
@@ -140,9 +140,9 @@ class Walk:
             yield eps, int(robust.sum()), error
 
     def down(self, radii: Iterable[float], met: Tensor) -> Iterator[tuple[float, int, str]]:
-        """Each radius, from the largest, with how many of the samples met (N, bool) are broken at it, and the error.
+        """Yield, for each radius from the largest, how many of the samples `met` (N, bool) are broken at it, and the error.
 
-        What is robust at a radius is taken to be at every smaller one, so each sample withstands the attacks only once.
+        A sample that is robust at one radius counts as robust at every smaller one, and is not attacked again.
         """
         broken = met.clone()
         for eps in radii:
@@ -152,7 +152,7 @@ class Walk:
             yield eps, int(broken.sum()), error
 
     def _attack_at(self, eps: float, robust: Tensor) -> str:
-        """Clears those that break, in place; gives the error of an attack that failed."""
+        """Set `robust` to False, in place, for samples that break; return the error of an attack that failed, or ""."""
         robust &= ~(self.known <= eps)
         if eps == 0 or not robust.any():
             return ""
@@ -168,7 +168,7 @@ class Walk:
 
     def _attack_with(self, attack: NamedAttack, number: int, ball: ThreatModel, robust: Tensor) -> None:
         met = robust.nonzero().squeeze(1)
-        start = self.x_adv if attack.takes("start") else None  # a batch reads its rows before they are written
+        start = self.x_adv if attack.takes("start") else None  # a batch reads its rows before it writes them
 
         def show(batches):
             label = f"{attack.text.partition('(')[0]} at {ball.eps_text}"

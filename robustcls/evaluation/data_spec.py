@@ -1,4 +1,4 @@
-"""Which data a model is evaluated on, and how its images are decoded."""
+"""Choose the data on which a model is evaluated, and how its images are decoded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,23 +11,23 @@ from robustcls.training.config import PYTHON
 
 
 def choose_data(spec: str, meta: Mapping[str, Any], data: str | None) -> tuple[str, str | None, list[str]]:
-    """The spec of the data: the one given, else that of the model's file, else digits.
+    """Return the spec of the data: the one given, else that of the model's file, else digits.
 
-    What it leaves open of decoding is as in training, or as in the zoo that the model comes from.
+    Decoding options that it leaves open are those of training, or those of the zoo that the model comes from.
 
     Args:
         spec: of the model.
-        meta: what its file says of itself.
-        data: what the user named.
+        meta: the metadata of the model's file.
+        data: the spec that the user gave.
 
     Returns:
-        The spec, that of the data that the model was trained on where its file names it, and what is said.
+        The spec; the spec of the model's training data, if its file names it; and lines for the user.
 
     Raises:
-        InputError: where the file names images given in Python, or code that is no data set, and the user named none.
+        InputError: if the user gave no data, and the model's file names images given in Python, or code that is not a data set.
     """
     own = meta.get("data")
-    if own == PYTHON:  # no spec names the images
+    if own == PYTHON:  # the images were tensors, which no spec can name
         own = None
         if not data:
             raise InputError(f"{spec} was trained on images given in Python: name what to evaluate it on, as `data`")
@@ -42,5 +42,5 @@ def choose_data(spec: str, meta: Mapping[str, Any], data: str | None) -> tuple[s
         whose = f"as for the weights of {spec}"
     else:
         decoding = whose = ""
-    said = f"images decoded with {decoding}, {whose}: `data=folder:PATH(...)` says otherwise"
-    return chosen, own, [said] if decoding else []
+    line = f"images decoded with {decoding}, {whose}: `data=folder:PATH(...)` says otherwise"
+    return chosen, own, [line] if decoding else []

@@ -1,4 +1,4 @@
-"""From a subject and a plan to an Evaluation."""
+"""Evaluate a subject as a plan says: the cascade, self-checks, security curve and measures, as one Evaluation."""
 
 import time
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.provenance import commit, versions
 from robustcls.evaluation.budget import Budget
 from robustcls.evaluation.cascade import Outcome, Progress, run_cascade
+from robustcls.evaluation.certificate_check import check_certificates
 from robustcls.evaluation.checks import run_checks
 from robustcls.evaluation.checks._check import looked_at
-from robustcls.evaluation.complete import complete
 from robustcls.evaluation.config import AttackConfig
 from robustcls.evaluation.curves import security_curve
 from robustcls.evaluation.engine import Engine, Over, never
-from robustcls.evaluation.hold import hold
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.pace import Pace
 from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.rejection import under_detector
+from robustcls.evaluation.run_measures import run_measures
 from robustcls.evaluation.subject import Subject
 from robustcls.evaluation.two_classes import tell_apart
 from robustcls.evaluation.under_noise import accuracy_under_noise
@@ -68,19 +68,21 @@ def evaluate_subject(
     command: str = "robustcls.evaluate",
     examples: Examples = "all",
 ) -> Evaluation:
-    """Runs the cascade, self-checks, security curve and measures of a plan; `.examples` of the result holds the tensors.
+    """Run the cascade, self-checks, security curve and measures of a plan.
+
+    `.examples` of the returned Evaluation holds the tensors.
 
     Args:
-        journal: keeps what is done, so that an evaluation that is cut off can go on.
-        budget: of time: attacks, of self-checks too, are stopped when it is used up, and recorded with that reason; measures
-            take fewer samples, or are left out.
-        pace: of the model, where it is known.
-        say: told what is measured next, and what it will take.
-        done: called after the attacks, and after each measure.
-        options: of a command, recorded with what they state of the model and its data.
-        command: for the record.
-        examples: of many large images, whose adversarial ones are kept, beside those that the plan needs: of `all` samples,
-            of the `broken`, or of none, `""`.
+        journal: stores finished batches, so that an interrupted evaluation can be resumed.
+        budget: time limit: when it is used up, attacks, including those of self-checks, are stopped and recorded with that
+            reason. Measures then use fewer samples, or are left out.
+        pace: measured speed of the model, if it is known already.
+        say: called with a line on what is measured next and how long it will take.
+        done: called after the attacks and after each measure.
+        options: options of a command, to be recorded together with what they state about the model and its data.
+        command: the command, for the record.
+        examples: for many large images, which adversarial images to keep besides those that the plan needs: those of `all`
+            samples, of the `broken` ones, or of none (`""`).
     """
     over = budget.over if budget else never
     keep = None if _needs_all(subject, plan) or examples == "all" else partial(_keep, examples)
@@ -88,15 +90,17 @@ def evaluate_subject(
     size = evaluation.provenance.config["batch_size"]
     if options is not None:
         _record_options(evaluation, options)
-    held = partial(hold, subject, evaluation, seed=plan.seed, batch_size=size, progress=progress is not None)
-    held()
+    check = partial(
+        check_certificates, subject, evaluation, seed=plan.seed, batch_size=size, progress=progress is not None
+    )
+    check()
     if plan.measures is not None:
-        complete(
+        run_measures(
             subject, plan, evaluation, size, budget=budget, pace=pace, progress=progress is not None, say=say, done=done
         )
         if evaluation.provenance.service:
             evaluation.provenance.service.queries = _queries(subject)
-        held()  # to what the measures found, too
+        check()  # again, with the adversarial examples that the measures found
     return evaluation
 
 
@@ -112,15 +116,15 @@ def _run_attacks(
 ) -> Evaluation:
     started, began = datetime.now(UTC), time.perf_counter()
     engine = make_engine(subject, plan, journal=journal, world=world, over=over)
-    # Gradients are needed even where the caller switched them off.
+    # Attacks need gradients even if the caller disabled them.
     with torch.inference_mode(False), frozen(subject.model), frozen(subject.source):
         if (predict_labels(engine.logits) == NO_ANSWER).all():
             raise InputError(
-                "the model's outputs are not numbers on any of these images: look at its weights and its normalisation"
+                "the model's outputs are not numbers on any of these images: check its weights and its normalisation"
             )
         if journal is not None:
-            kept = "all" if keep is None else ", ".join(map(str, keep.args))  # type: ignore[attr-defined]
-            journal.open(_task(engine, plan) | {"choice of examples to keep": kept}, engine.logits)
+            choice = "all" if keep is None else ", ".join(map(str, keep.args))  # type: ignore[attr-defined]
+            journal.open(_task(engine, plan) | {"choice of examples to keep": choice}, engine.logits)
         outcome = run_cascade(
             engine, plan.attacks, alone=plan.alone, progress=progress, keep=partial(keep, engine) if keep else None
         )
@@ -142,26 +146,26 @@ def _run_attacks(
 
 
 def _needs_all(subject: Subject, plan: Plan) -> bool:
-    """Whether something looks at the adversarial images of all samples, or draws among them once it knows what came out."""
-    random = averaged_in(subject.model)  # then accuracy under noise
+    """Whether a later step uses the adversarial images of all samples, or chooses among them by the results."""
+    random = averaged_in(subject.model)  # accuracy under noise uses all of them
     return bool(plan.eps_grid or plan.measures or plan.checks or subject.two_labels or random)
 
 
 def _keep(examples: Examples, engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
     wanted = looked_at(engine, outcome, done)
-    if engine.subject.detector is not None:  # of those that stay robust, some were misclassified and refused
+    if engine.subject.detector is not None:  # some robust samples were misclassified but rejected: counted as caught
         wanted |= outcome.robust
     return wanted | outcome.success if examples == "broken" else wanted
 
 
 def _record_options(evaluation: Evaluation, options: AttackConfig) -> None:
-    """Records the options of a command, and what they state of the model and its data."""
+    """Record the options of a command, and what they state about the model and its data."""
     evaluation.provenance.config = {key: value for key, value in asdict(options).items() if value not in (None, ())}
     state(evaluation, options)
 
 
 def state(evaluation: Evaluation, options: AttackConfig) -> None:
-    """Records what the options state of the model and its data."""
+    """Record what the options state about the model and its data: notes, intended use and licence."""
     evaluation.data.note = "; ".join(filter(None, (evaluation.data.note, options.data_note)))
     evaluation.intended_use, evaluation.license = options.intended_use or "", options.license or ""
 
@@ -169,11 +173,11 @@ def state(evaluation: Evaluation, options: AttackConfig) -> None:
 def make_engine(
     subject: Subject, plan: Plan, *, journal: Journal | None = None, world: World | None = None, over: Over = never
 ) -> Engine:
-    """The engine that runs a plan's attacks on a subject."""
+    """Return the engine that runs a plan's attacks on a subject."""
     device, world = device_of(subject.model), world or World()
     precision = plan.precision
     if precision == "auto":
-        before = journal.known("precision") if journal else None  # a resumed run searches as it began
+        before = journal.known("precision") if journal else None  # a resumed run keeps the precision that it began with
         with torch.inference_mode(False):
             precision = before or world.gather(faster_precision(subject.source, subject.x))[0]
     precision = resolve_precision(precision, device)
@@ -223,7 +227,7 @@ def _record(
     )
     evaluation.balanced = balanced_of(evaluation)
     evaluation.two_classes = two_classes_of(evaluation, plan.positive)
-    evaluation.provenance.service = _describe_service(engine)  # the last, for what is before may ask it
+    evaluation.provenance.service = _describe_service(engine)  # last, because the steps above may query the service
     return evaluation
 
 
@@ -234,7 +238,7 @@ def _targeted(subject: Subject, outcome: Outcome) -> Targeted | None:
 
 
 def _kind(subject: Subject, plan: Plan, outcome: Outcome) -> str:
-    """What robust accuracy is called after; attacks that failed have bounded nothing."""
+    """Return what kind of bound robust accuracy is and by which attacks; failed attacks are named, as they bound nothing."""
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
         return f"clean accuracy: every attack failed: {', '.join(failed)}"
@@ -243,13 +247,13 @@ def _kind(subject: Subject, plan: Plan, outcome: Outcome) -> str:
 
 
 def _task(engine: Engine, plan: Plan) -> dict[str, Any]:
-    """What must be the same where an evaluation is resumed."""
+    """Return everything that must be the same for an evaluation to be resumed."""
     model, data, surrogate = engine.subject.model_record, engine.subject.data_record, engine.subject.surrogate
     service = remote_of(engine.subject.model)
     sampled = [attack.sample for attack in plan.attacks]
     return ({"twin": service.twin_name} if service else {}) | ({"sampled": sampled} if any(sampled) else {}) | {
         "model": [model.name, model.sha256], "data": data.sha256,
-        # None as in the journal of a version without them.
+        # None if unused, so that journals of versions without these options still match.
         "mask": engine.threat.mask.sha256 if engine.threat.mask else None, "8 bits": engine.threat.eight_bit or None,
         "outputs": data.class_map.outputs if data.class_map else [], "threat": str(engine.threat),
         "attacks": [attack.text for attack in plan.attacks], "each alone": plan.alone, "batch size": engine.batch_size,
@@ -270,7 +274,7 @@ def _detector(engine: Engine) -> list[Any] | None:
 
 
 def _describe_service(engine: Engine) -> Service | None:
-    """Of a model behind one."""
+    """Return the record of the service that the model runs in, or None."""
     net = remote_of(engine.subject.model)
     if net is None:
         return None
@@ -278,7 +282,7 @@ def _describe_service(engine: Engine) -> Service | None:
 
 
 def _queries(subject: Subject) -> int:
-    """Images that the service has answered for this subject."""
+    """Return how many images the service has answered for this subject."""
     net = remote_of(subject.model)
     return net.queries - subject.asked_before if net else 0
 
@@ -294,11 +298,9 @@ def _describe_threat(subject: Subject, plan: Plan) -> Threat:
         threat.goal = f"untargeted: any wrong label that is accepted by the detector {subject.detector.name}"
     if subject.surrogate is not None:
         name = subject.surrogate.record.name
-        threat.knowledge = f"transfer: examples are crafted on {name}; the judged model gives labels alone"
+        threat.knowledge = f"transfer: examples are crafted on {name}; the evaluated model only gives labels"
     elif not any(attack.traits.gradients for attack in plan.attacks):
-        threat.knowledge = "black box: the attacks see the model's outputs alone"
+        threat.knowledge = "black box: the attacks only see the model's outputs"
     elif service := remote_of(subject.model):
-        threat.knowledge = (
-            f"white box by a twin: gradients are those of {service.twin_name}, the answers those of the service"
-        )
+        threat.knowledge = f"white box by a twin: gradients come from {service.twin_name}, predictions from the service"
     return threat

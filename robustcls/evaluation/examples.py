@@ -1,4 +1,4 @@
-"""Clean images and the worst that the attacks made of them."""
+"""Clean images and the adversarial images, or strongest attempts, that the attacks made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,45 +21,45 @@ E = TypeVar("E", bound="Examples")
 
 @dataclass(kw_only=True)
 class Examples:
-    """N samples with the verified adversarial example of each, or the strongest attempt where none was found."""
+    """N samples, each with its verified adversarial example, or with the strongest attempt if none was found."""
 
     x: ImageRows  # N,C,H,W in [0, 1]
     y: Tensor  # N, labels
     index: Tensor  # N, positions in the split
-    clean: Tensor  # N, predicted classes of x; NO_ANSWER where the logits name none, or a detector refuses one
-    x_adv: ImageRows  # N,C,H,W: the verified example; else the strongest attempt; x where that is misclassified already
+    clean: Tensor  # N, predicted classes of x; NO_ANSWER if the model predicts none, or a detector rejects the image
+    x_adv: ImageRows  # N,C,H,W: the verified example, else the strongest attempt; x if that is misclassified already
     adversarial: Tensor  # N, predicted classes after the attacks
-    distance: Tensor  # N, of x_adv from x in the threat model's norm
-    margin: Tensor  # N, of x_adv: how far another logit is above the label's; -inf before any attempt
+    distance: Tensor  # N, from x to x_adv in the norm of the threat model
+    margin: Tensor  # N, of x_adv: by how much another logit exceeds the label's; -inf before any attempt
     breaker: Tensor  # N, number of the attack that succeeded first, -1 for none
     names: list[str]  # of the attacks
-    succeeded: Tensor | None = None  # attacks,N: which attack succeeds, where every attack met every sample
-    nearest: dict[str, Tensor] = field(default_factory=dict)  # of minimum-norm attacks: N distances, NaN for none found
-    files: Sequence[str] | None = None  # N names, of data that are files
-    target: Tensor | None = None  # N classes that alone count as success; None: any but the label
+    succeeded: Tensor | None = None  # attacks,N: which attacks succeed, if every attack ran on every sample
+    nearest: dict[str, Tensor] = field(default_factory=dict)  # by minimum-norm attack: N distances, NaN if none found
+    files: Sequence[str] | None = None  # N file names, for data stored as files
+    target: Tensor | None = None  # N classes that alone count as success; None: any class but the label
 
     @property
     def correct(self) -> Tensor:
-        """N, bool: the clean image is classified as its label."""
+        """Whether the clean image is classified correctly: N, bool."""
         return self.clean == self.y
 
     @property
     def success(self) -> Tensor:
-        """N, bool: a verified adversarial example was found."""
+        """Whether a verified adversarial example was found: N, bool."""
         return self.breaker >= 0
 
     @property
     def robust(self) -> Tensor:
-        """N, bool: correct, and no attack succeeded."""
+        """Whether the clean image is classified correctly and no attack succeeded: N, bool."""
         return self.correct & ~self.success
 
     @property
     def broken_by(self) -> list[str | None]:
-        """N names of the attack that succeeded first."""
+        """The name of the attack that succeeded first, or None, for each of N samples."""
         return [self.names[number] if number >= 0 else None for number in self.breaker.tolist()]
 
     def to(self: E, device: torch.device | str) -> E:
-        """The same on another device."""
+        """Return the examples on another device."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -67,11 +67,11 @@ class Examples:
         return replace(self, **moved)
 
     def save(self, path: str | Path, *, option: str = "`path`") -> int:
-        """Writes the verified adversarial examples, and them alone, as npz; returns how many there are.
+        """Write only the verified adversarial examples, as npz, and return how many there are.
 
-        x, x_adv: float32 N,C,H,W in [0, 1]; y, index: N; broken_by: the name of the attack, N; files: their names, N, of
-        data that are files; target: N, of attacks that aim at a class. option: what named the path. Raises InputError where
-        it cannot be written.
+        Arrays: x, x_adv, float32 N,C,H,W in [0, 1]; y, index, N; broken_by, the name of the attack, N; files, file names, N,
+        for data stored as files; target, N, for targeted attacks. option: the option that gave the path, for the message.
+        Raises InputError if the file cannot be written.
         """
         success = self.success.cpu()
         rows = success.nonzero().squeeze(1)
@@ -87,7 +87,7 @@ class Examples:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     shape = (len(rows), *images.shape[1:])
                     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                    for some in rows.split(BLOCK):  # never all of them in memory
+                    for some in rows.split(BLOCK):  # in blocks, so that they are never all in memory
                         file.write(np.ascontiguousarray(images[some.to(images.device)].cpu().numpy(), "<f4").data)
             for name, values in columns.items():
                 with archive.open(f"{name}.npy", "w") as file:
@@ -95,7 +95,7 @@ class Examples:
         return len(rows)
 
     def samples(self) -> list[Sample]:
-        """A record of each."""
+        """Return a record of each sample."""
         by_sample = None if self.succeeded is None else self.succeeded.T.tolist()
         return [
             Sample(

@@ -34,28 +34,28 @@ from robustcls.runtime.predict import predict
 
 @dataclass
 class Explained:
-    """The maps of clean and adversarial images, by method. Tensors are on the CPU; N samples."""
+    """The attribution maps of clean and adversarial images, by method. Tensors are on the CPU; N samples."""
 
     x_adv: Tensor
     logits: Tensor
     logits_adv: Tensor
     maps: dict[str, Maps]
-    gaps: dict[str, Tensor | None]  # of completeness, of the clean images' maps
-    drawn: Tensor  # the samples of which pictures are drawn
-    predicted_maps: dict[str, Tensor]  # of these, for the class that the adversarial image is taken for
+    gaps: dict[str, Tensor | None]  # completeness gaps of the clean images' maps
+    drawn: Tensor  # rows of the samples that are drawn as pictures
+    predicted_maps: dict[str, Tensor]  # maps of the drawn samples for the predicted class of the adversarial image
 
     @property
     def predicted(self) -> Tensor:
-        """N: the class of each adversarial image; NO_ANSWER where logits are not numbers."""
+        """The predicted class of each adversarial image, N; NO_ANSWER if the logits are not numbers."""
         return predict_labels(self.logits_adv)
 
 
 def supported_methods(
     subject: Subject, methods: Sequence[str], *, strict: bool, say: Callable[[str], None]
 ) -> list[str]:
-    """The methods that can explain the model, tried on one image before an attack is paid for.
+    """Return the methods that can explain the model, tried on one image before an expensive attack.
 
-    say: told which are left out, and why. Raises InputError, where strict, for the first that cannot.
+    say: called with each method that is left out, and why. strict: raise InputError for the first such method instead.
     """
     supported = []
     for method in methods:
@@ -80,30 +80,31 @@ def explain_subject(
     command: str,
     say: Callable[[str], None],
 ) -> Iterator[Path]:
-    """Explain the samples and their adversarial versions; yields maps.npz, measures.json and one PNG per drawn sample, each
-    as it is written.
+    """Explain the samples and their adversarial images.
 
-    craft: makes the adversarial images, given `batch_size`. command: for the record. say: told what is being done.
+    Yields maps.npz, measures.json and one PNG per drawn sample, each once it is written. craft: makes the adversarial images,
+    given `batch_size`. command: for the record. say: called with a line on what is being done.
     """
     model, x, y, show = subject.model, subject.x, subject.y, not options.quiet
     started, began = datetime.now(UTC), time.perf_counter()
     size = resolve_batch_size(parse_batch_size(options.batch_size), x.shape[1:], resolve_device(options.device))
-    found = _explain(subject, craft(batch_size=size), methods, options, size)
-    for method, maps in found.maps.items():
-        if said := nonfinite_remark(maps.nonfinite):
-            say(f"{method}: {said}")
+    explained = _explain(subject, craft(batch_size=size), methods, options, size)
+    for method, maps in explained.maps.items():
+        if remark := nonfinite_remark(maps.nonfinite):
+            say(f"{method}: {remark}")
     stale = [folder / "measures.json", *folder.glob("sample-[0-9][0-9][0-9][0-9][0-9]*.png")]
-    stale = stale if (folder / "maps.npz").exists() else []  # of an earlier run into this folder
+    stale = stale if (folder / "maps.npz").exists() else []  # files of an earlier run into this folder
     with atomic_write(folder / "maps.npz") as part, open(part, "wb") as file:
-        np.savez_compressed(file, **_arrays(subject, found))
+        np.savez_compressed(file, **_arrays(subject, explained))
     for old in stale:
         old.unlink(missing_ok=True)
     yield folder / "maps.npz"
 
     if options.quality_n:
-        samples = select_samples(model, x, y, found.x_adv, size)
+        samples = select_samples(model, x, y, explained.x_adv, size)
+        maps_of_samples = {method: maps.take(samples.rows) for method, maps in explained.maps.items()}
         measured = measure_all(
-            model, samples, {method: maps.take(samples.rows) for method, maps in found.maps.items()}, options.attack,
+            model, samples, maps_of_samples, options.attack,
             quality_n=options.quality_n, seed=options.seed, progress=show,
             on_method=lambda method: say(f"measuring the maps of {method}"),
         )  # fmt: skip
@@ -118,7 +119,7 @@ def explain_subject(
         )
         measures.save(folder / "measures.json")
         yield folder / "measures.json"
-    yield from _draw(subject, found, options.attack, folder)
+    yield from _draw(subject, explained, options.attack, folder)
 
 
 def _explain(
@@ -130,7 +131,7 @@ def _explain(
     predicted = predict_labels(attacked)
     target = torch.where(predicted == NO_ANSWER, y, predicted)
     maps = {method: make_maps(model, x, y, x_adv, method, seed=seed, progress=not options.quiet) for method in methods}
-    drawn = spaced(y, options.pictures)  # the third map of a row is made for these alone
+    drawn = spaced(y, options.pictures)  # only these need the third map of a picture's row
     third = {
         method: quiet_maps(model, x_adv[drawn], target[drawn], method, reference=x[drawn], seed=mix(seed, 0))
         for method in (methods if options.pictures else ())
@@ -139,55 +140,58 @@ def _explain(
     return Explained(x_adv, clean, attacked, maps, gaps, drawn, third)
 
 
-def _arrays(subject: Subject, found: Explained) -> dict[str, Any]:
-    """The arrays of maps.npz."""
+def _arrays(subject: Subject, explained: Explained) -> dict[str, Any]:
+    """Return the arrays of maps.npz."""
     tensors = {
-        "x": subject.x, "x_adv": found.x_adv, "y": subject.y, "adversarial": found.predicted, "index": subject.index,
-        "drawn": found.drawn,
+        "x": subject.x, "x_adv": explained.x_adv, "y": subject.y, "adversarial": explained.predicted, "index": subject.index,
+        "drawn": explained.drawn,
     }  # fmt: skip
-    for method, maps in found.maps.items():
+    for method, maps in explained.maps.items():
         tensors |= {f"{method}/clean": maps.clean, f"{method}/adversarial": maps.adversarial}
-        if method in found.predicted_maps:
-            tensors[f"{method}/adversarial_class"] = found.predicted_maps[method]
-        if (gaps := found.gaps[method]) is not None:
+        if method in explained.predicted_maps:
+            tensors[f"{method}/adversarial_class"] = explained.predicted_maps[method]
+        if (gaps := explained.gaps[method]) is not None:
             tensors[f"{method}/completeness_gap"] = gaps
     named = {} if subject.files is None else {"files": np.array(subject.files, dtype=np.str_)}
     return {name: tensor.numpy() for name, tensor in tensors.items()} | named
 
 
-def _draw(subject: Subject, found: Explained, attack: str, folder: Path) -> Iterator[Path]:
-    """One PNG per drawn sample."""
-    notes = {method: note(subject.model, subject.x, method) for method in found.maps}
-    for number, i in enumerate(found.drawn.tolist()):
-        label, predicted = int(subject.y[i]), int(found.predicted[i])
+def _draw(subject: Subject, explained: Explained, attack: str, folder: Path) -> Iterator[Path]:
+    """Write one PNG per drawn sample, and yield its path."""
+    notes = {method: note(subject.model, subject.x, method) for method in explained.maps}
+    for number, i in enumerate(explained.drawn.tolist()):
+        label, predicted = int(subject.y[i]), int(explained.predicted[i])
         rows = [
             Row(
                 method,
                 collapse(maps.clean[i : i + 1])[0],
                 collapse(maps.adversarial[i : i + 1])[0],
-                None if predicted in (label, NO_ANSWER) else collapse(found.predicted_maps[method][number : number + 1])[0],
-                " · ".join(filter(None, (notes[method], mark_of(found.gaps[method], i)))),
+                None if predicted in (label, NO_ANSWER) else collapse(explained.predicted_maps[method][number : number + 1])[0],
+                " · ".join(filter(None, (notes[method], mark_of(explained.gaps[method], i)))),
             )
-            for method, maps in found.maps.items()
+            for method, maps in explained.maps.items()
         ]  # fmt: skip
         index, file = int(subject.index[i]), f" ({subject.files[i]})" if subject.files else ""
         path = folder / f"sample-{index:05d}.png"
         draw(
             path,
             image=subject.x[i],
-            adversarial=found.x_adv[i],
+            adversarial=explained.x_adv[i],
             maps=rows,
             label=subject.classes[label],
             adversarial_label=_name(predicted, subject.classes),
-            clean_top=_top(found.logits[i].softmax(0), subject.classes),
-            adversarial_top=_top(found.logits_adv[i].softmax(0), subject.classes),
+            clean_top=_top(explained.logits[i].softmax(0), subject.classes),
+            adversarial_top=_top(explained.logits_adv[i].softmax(0), subject.classes),
             title=f"{subject.model_record.name}, {subject.data_record.split} sample {index}{file}, {attack}, {subject.threat}",
         )
         yield path
 
 
 def mark_of(gaps: Tensor | None, i: int) -> str:
-    """By how much the map of a clean image misses the change that it claims to add up to, where that is too much."""
+    """Return a warning if the map of a clean image is too far from completeness, or "".
+
+    Completeness: its values add up to the change of the logit from the baseline to the image.
+    """
     if gaps is None or gaps[i] <= MARK:
         return ""
     if not gaps[i].isfinite():
@@ -198,7 +202,7 @@ def mark_of(gaps: Tensor | None, i: int) -> str:
 def _name(label: int, classes: Sequence[str]) -> str:
     if label == NO_ANSWER:
         return "no class: logits are not numbers"
-    return classes[label] if label < len(classes) else f"class {label}"  # the model may know more than the data has
+    return classes[label] if label < len(classes) else f"class {label}"  # the model may have more classes than the data
 
 
 def _top(probabilities: Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""What an evaluation has done so far, on disk, so that one that was cut off goes on from there."""
+"""The journal: finished batches of an evaluation on disk, so that an interrupted evaluation can be resumed."""
 
 import json
 import shutil
@@ -18,24 +18,25 @@ from robustcls.evaluation.verify import Attempts
 from robustcls.runtime.stored import EightBit, ImageRows
 from robustcls.runtime.world import World
 
-RENAMED = {"wrong": "misclassified", "fooled": "success"}  # what earlier versions called them
+RENAMED = {"wrong": "misclassified", "fooled": "success"}  # names of fields in earlier versions
 
 
 class Journal:
-    """A folder with one file for each attacked batch, and `task.json`: which evaluation they belong to.
+    """A folder with one file per attacked batch, and `task.json`, which says what evaluation they belong to.
 
-    Every file bears the mark of the run that began it, so that none of another run is ever read, whoever wrote it when.
+    Every file contains the mark of the run that started the journal, so that a file of another run is never read.
     """
 
     def __init__(self, folder: str | Path, *, resume: bool, world: World | None = None) -> None:
-        """resume: take what is there. Else it is thrown away."""
+        """resume: use what the folder contains; otherwise it is deleted."""
         self.folder, self.resume, self.world = Path(folder), resume, world or World()
         self.mark = ""
 
     def open(self, task: Mapping[str, Any], logits: Tensor) -> None:
-        """Raises InputError where the folder holds another evaluation than task, or of a model with other logits (N,K).
+        """Start or resume the journal of an evaluation.
 
-        Logits on the clean images tell models apart whose weights are the same and whose code is not.
+        Raises InputError if the folder holds an evaluation with another task, or of a model with other logits (N,K) on the
+        clean images. The logits distinguish models with the same weights but different code.
         """
         mark = self._mark_before(task, logits) if self.resume else ""
         if not self.resume and self.world.first:
@@ -49,7 +50,7 @@ class Journal:
         self.world.wait()
 
     def _mark_before(self, task: Mapping[str, Any], logits: Tensor) -> str:
-        """The mark of the run to go on with; none where there is none."""
+        """Return the mark of the run to resume, or "" if there is none."""
         file, known = self.folder / "task.json", self.folder / "logits"
         if not file.exists() or not known.exists():
             return ""
@@ -70,7 +71,7 @@ class Journal:
         return str(before.get("run", ""))
 
     def known(self, name: str) -> Any:
-        """What the task of the run to go on with says under this name; None where there is none, or it cannot be read."""
+        """Return the value of this name in the task of the run to resume; None if there is none or it cannot be read."""
         try:
             task = json.loads((self.folder / "task.json").read_text(encoding="utf-8")) if self.resume else {}
             return task.get(name)
@@ -78,7 +79,7 @@ class Journal:
             return None
 
     def read(self, name: str, indices: Tensor, x: ImageRows) -> Attempts | None:
-        """The attempts of this run on exactly these samples, if they were written. x: the images of all."""
+        """Return this run's attempts on exactly these samples, if they were written. x: the images of all samples."""
         content = self._read(name)
         if content is None or not torch.equal(content["indices"], indices):
             return None
@@ -88,26 +89,26 @@ class Journal:
         return attempts
 
     def write(self, name: str, attempts: Attempts, x: ImageRows) -> None:
-        """Large images are packed: that takes less time than writing what it saves."""
+        """Write the attempts. Large images are packed first, which takes less time than writing the bytes that it saves."""
         content = dict(vars(attempts))
         if isinstance(x, EightBit):
             content["x_adv"] = pack(attempts.x_adv, x[attempts.indices])
         self._write(name, content)
 
     def read_chunk(self, rows: Tensor) -> dict[str, Any] | None:
-        """What `write_chunk` kept of the samples at exactly these rows, where it was written in this run."""
+        """Return what `write_chunk` wrote in this run for the samples at exactly these rows, or None."""
         content = self._read(_chunk_name(rows))
         here = content is not None and torch.equal(content["rows"], rows)
         return content if all(self.world.gather(here)) else None
 
     def write_chunk(self, rows: Tensor, content: Mapping[str, Any]) -> None:
-        """Keeps what is left of the samples at these rows after all attacks, in place of its batches."""
+        """Write the results of the samples at these rows after all attacks, and delete the files of their batches."""
         if self.world.first:
             self._write(_chunk_name(rows), {"rows": rows, **content})
             for file in self.folder.glob("*.pt"):
                 if not file.stem.startswith("chunk"):
                     file.unlink()
-        self.world.wait()  # only then do the others write batches of the next chunk
+        self.world.wait()  # the other processes must not write batches of the next chunk before the files are deleted
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.folder / f"{name}.pt"
@@ -121,13 +122,15 @@ class Journal:
             torch.save({**content, "run": self.mark}, part)
 
     def is_empty(self) -> bool:
+        """Whether no batch has been written."""
         return not any(self.folder.glob("*.pt"))
 
     def remove(self) -> None:
-        if (self.folder / "task.json").exists():  # else it is no folder of ours
+        """Delete the folder, if it is a journal or empty."""
+        if (self.folder / "task.json").exists():  # otherwise the folder is not a journal
             shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
-            self.folder.rmdir()  # where not even that could be written
+            self.folder.rmdir()  # empty, if not even task.json could be written
 
 
 def _chunk_name(rows: Tensor) -> str:
@@ -136,9 +139,9 @@ def _chunk_name(rows: Tensor) -> str:
 
 @contextmanager
 def kept(journal: Journal | None, say: Callable[[Path], object] = lambda folder: None) -> Iterator[None]:
-    """While an evaluation runs: its journal is removed at the end, and stays where it is cut off, unless it holds nothing.
+    """Remove the journal when the evaluation inside ends; keep it if the evaluation is interrupted, unless it is empty.
 
-    say: told where it stays.
+    say: called with the folder if the journal is kept.
     """
     try:
         yield
@@ -154,7 +157,7 @@ def kept(journal: Journal | None, say: Callable[[Path], object] = lambda folder:
 
 @contextmanager
 def kept_in(folder: str | Path | None) -> Iterator[Journal | None]:
-    """A journal in a folder of its own while an evaluation runs, to go on with what is there; none without a folder."""
+    """Yield a journal in this folder that resumes what the folder contains; None without a folder."""
     if folder is None:
         yield None
         return
@@ -166,5 +169,5 @@ def kept_in(folder: str | Path | None) -> Iterator[Journal | None]:
 
 
 def _agree(before: Tensor, now: Tensor) -> bool:
-    """Up to what another number of threads may change."""
+    """Whether logits agree, up to the rounding that another number of threads causes."""
     return before.shape == now.shape and torch.allclose(before, now, rtol=1e-3, atol=1e-3, equal_nan=True)

@@ -1,6 +1,6 @@
-"""How long the parts of a report take, from measured seconds a pass.
+"""Estimate how long the parts of a report take, from the measured time of a pass.
 
-Seconds are wall time. Estimates of attacks are what a sample costs that withstands them: most break sooner.
+Seconds are wall time. Attacks are estimated for a sample that withstands them; most samples break sooner.
 """
 
 import time
@@ -24,39 +24,39 @@ from robustcls.runtime.search import make_search_model
 
 Clock = Callable[[], float]
 
-TIMED = 8  # images of the batch whose passes are timed
+TIMED = 8  # images in the batch whose passes are timed
 COUNTED = ("steps", "queries", "restarts", "targets", "draws", "evaluations")  # options that multiply passes
-# Of the self-checks without an attack: samples at most, passes forward and with a gradient of each.
+# Self-checks without an attack: largest number of samples, and forward and gradient passes for each.
 CHECKED = (32, 6, 6)
-CHECKS, ALL_CHECKS, CURVE = 0.15, 1.0, 2.0  # of the attacks' passes, that self-checks and a security curve take
+CHECKS, ALL_CHECKS, CURVE = 0.15, 1.0, 2.0  # cost of self-checks and of a security curve, relative to the attacks
 
 
 @dataclass
 class Pace:
-    """Seconds an image, on this machine."""
+    """Measured speed of a model on this machine, in seconds per image."""
 
     forward: float
-    gradient: float  # a pass forward and backward; as long as one forward of a model without gradients
-    maps: dict[str, float] = field(default_factory=dict)  # one map, by method
-    more: dict[str, float] = field(default_factory=dict)  # what measures time of their own, by name
+    gradient: float  # a forward and backward pass; for a model without gradients the same as `forward`
+    maps: dict[str, float] = field(default_factory=dict)  # one attribution map, by method
+    more: dict[str, float] = field(default_factory=dict)  # what measures time themselves, by the measure's name
 
     def of_one_step(self, attacks: Sequence[NamedAttack]) -> float:
-        """Seconds that a sample takes at least: a clean pass, and one step of each attack, as the weakest models do."""
+        """Return the least seconds per sample: a clean pass and one step of each attack, as for the weakest models."""
         return self.forward + sum(self.gradient if one.traits.gradients else self.forward for one in attacks)
 
     def of_checks(self, count: int) -> float:
-        """Seconds that the self-checks without an attack take, which follow the attacks on so many samples."""
+        """Return the seconds of the self-checks without an attack, after attacks on `count` samples."""
         samples, forwards, gradients = CHECKED
         return min(count, samples) * (forwards * self.forward + gradients * self.gradient)
 
     def of_attacks(self, attacks: Sequence[NamedAttack], *, curve: bool, checks: bool) -> float:
-        """Seconds that a sample takes which withstands the attacks, with self-checks, and with a curve over radii."""
+        """Return the seconds per sample that withstands the attacks, including self-checks and, if asked for, a curve."""
         each = (passes_of(one) * (self.gradient if one.traits.gradients else self.forward) for one in attacks)
         return sum(each) * (1 + (CURVE if curve else 0) + (ALL_CHECKS if checks else CHECKS))
 
 
 def passes_of(attack: NamedAttack) -> int:
-    """How often an attack passes an image that withstands it: its steps, times restarts and targets; one more at the end."""
+    """Return the passes of an attack per image that withstands it: steps times restarts times targets, plus one at the end."""
     count = 1
     for name, value in attack.options.items():
         if name in COUNTED and type(value) is int and value > 0:
@@ -72,9 +72,9 @@ def measure_pace(
     measures: Sequence[Measure] = (),
     clock: Clock = time.perf_counter,
 ) -> Pace:
-    """Times a batch of x (N,C,H,W on the CPU) forward and backward, a map by each method, and what the measures time.
+    """Time a batch of x (N,C,H,W on the CPU) forward and backward, one map per method, and what the measures time themselves.
 
-    The model is left as it was. What fails is not timed: it says so when its turn comes.
+    The model is not changed. Whatever fails gets 0 seconds; the error is reported when that part is run.
     """
     device = device_of(model)
     batch = x[: min(TIMED, images_per_pass(x))].float().to(device)
@@ -90,7 +90,7 @@ def measure_pace(
             return 0.0
 
     with torch.inference_mode(False), frozen(model):
-        search = make_search_model(model, "fp32", batch[:2])  # as attacks see it; its passes are also the warm-up
+        search = make_search_model(model, "fp32", batch[:2])  # the model that attacks run on; this also warms up
         plain = Counted(model)
         with torch.no_grad():
             plain(batch)

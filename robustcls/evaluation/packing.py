@@ -1,4 +1,4 @@
-"""Adversarial images beside the images that they were made of, in fewer bytes and to the last bit."""
+"""Lossless compression of adversarial images, relative to their clean images."""
 
 import zlib
 
@@ -13,14 +13,13 @@ Packed = Tensor | tuple[bytes, tuple[int, ...]]
 
 
 def pack(x_adv: Tensor, x: Tensor) -> Packed:
-    """float32 N,C,H,W as perturbations, and what rounding takes from them, byte by byte of the numbers, compressed.
+    """Compress x_adv (float32 N,C,H,W) as perturbations plus their rounding errors, ordered by byte so that zlib does well.
 
-    What `unpack` makes of it is compared bit by bit; where it differed or was no smaller, x_adv is given back as it is.
+    The result is unpacked and compared bit by bit. If it differs, or is not smaller, x_adv is returned unchanged.
     """
     delta = x_adv - x
-    rest = _bits(x_adv) - _bits(
-        x + delta
-    )  # 0 but where the perturbation is finer than a float holds; wraps as the sum does
+    # 0 unless x + delta rounds; integer overflow wraps around here and in `unpack` alike.
+    rest = _bits(x_adv) - _bits(x + delta)
     columns = numpy.concatenate(
         [_bits(delta).view(numpy.uint8).reshape(-1, 4), rest.view(numpy.uint8).reshape(-1, 4)], 1
     )
@@ -31,7 +30,7 @@ def pack(x_adv: Tensor, x: Tensor) -> Packed:
 
 
 def unpack(packed: Packed, x: Tensor) -> Tensor:
-    """The adversarial images that `pack` was given, for the same x."""
+    """Return the adversarial images that `pack` was given, for the same x."""
     if isinstance(packed, Tensor):
         return packed
     content, shape = packed

@@ -1,4 +1,4 @@
-"""How a subject is evaluated."""
+"""The plan of an evaluation: which attacks, checks, radii and measures are run on a subject."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,29 +33,29 @@ from robustcls.models.wrappers.averaged import averaged_in
 from robustcls.results.balance import find_positive
 from robustcls.results.severity import tree_of
 
-JOINT = "apgd_reject"  # on the model and its detector at once
+JOINT = "apgd_reject"  # attacks the model and its detector jointly
 
 
 @dataclass
 class Plan:
-    """What is measured of a subject, found good for it."""
+    """What is measured on a subject, already checked to be possible for it."""
 
     attacks: Sequence[NamedAttack]  # run in order
-    kind: str  # what robust accuracy is called after: the suite, or the attacks
-    alone: bool = False  # every attack meets every sample, so that attacks can be compared
+    kind: str  # the name that robust accuracy is reported under: the suite, or the attacks
+    alone: bool = False  # run every attack on every sample, so that attacks can be compared
     eps_grid: Sequence[float] = ()  # radii of the security curve; none: no curve
-    checks: Sequence[CheckFunction] = ()  # self-checks beyond those that are always made
+    checks: Sequence[CheckFunction] = ()  # self-checks besides those that always run
     batch_size: int | str = "auto"
     precision: str = "auto"
     compiled: bool = False
     seed: int = 0
-    positive: str | int | None = None  # of two classes, the one that sensitivity is about; the second unless given
-    tree: ClassTree | None = None  # of the classes, by which mistakes are far or near
-    measures: Mapping[str, Mapping[str, Any]] | None = None  # by name, each with its options; None: attacks alone
-    methods: Sequence[str] = ()  # attribution methods of the measures, which the model allows
-    profile: str = ""  # that chose what is measured
-    not_run: dict[str, str] = field(default_factory=dict)  # key: why the options leave it out
-    reduced: dict[str, str] = field(default_factory=dict)  # key: why it has fewer samples than the options say
+    positive: str | int | None = None  # for two classes: the one whose recall is the sensitivity; by default the second
+    tree: ClassTree | None = None  # a tree of the classes, which tells how severe a misclassification is
+    measures: Mapping[str, Mapping[str, Any]] | None = None  # by name, each with its options; None: attacks only
+    methods: Sequence[str] = ()  # attribution methods of the measures that work on the model
+    profile: str = ""  # the profile that chose what is measured
+    not_run: dict[str, str] = field(default_factory=dict)  # by key of a part: why the options leave it out
+    reduced: dict[str, str] = field(default_factory=dict)  # by key of a part: why it has fewer samples than asked for
     suites: dict[str, int] = field(default_factory=dict)  # the version of each suite whose attacks are run
 
 
@@ -74,25 +74,26 @@ def make_plan(
     positive: str | int | None = None,
     tree: str | None = None,
 ) -> Plan:
-    """The plan of attacks, or of a suite, `fast` unless given. Raises InputError for what the subject does not allow.
+    """Return the plan for these attacks, or for a suite, by default `fast`.
 
-    A suite for random models makes the subject's model the mean of its draws.
+    A suite for random models replaces the subject's model with the mean of its draws. Raises InputError for what is not
+    possible for the subject.
 
     Args:
-        eps_grid: radii, `auto`, or a list such as `0,2/255`.
-        checks: `all` adds the self-checks that attack; or those to add.
+        eps_grid: radii of the security curve: `auto`, or a list such as `0,2/255`.
+        checks: `all` adds the self-checks that attack; or a list of the checks to add.
         tree: a file with a tree of the classes.
     """
     if subject.aim is not None and subject.detector is not None:
         raise InputError(
-            "attacks that aim at a class are not evaluated beside a detector: leave out `target` or `detector`"
+            "targeted attacks are not evaluated together with a detector: leave out `target` or `detector`"
         )
-    ours = all(isinstance(one, str) and ":" not in one for one in in_list(attacks or ()))
-    if subject.aim is not None and subject.threat.norm == "l0" and ours:
+    built_in = all(isinstance(one, str) and ":" not in one for one in in_list(attacks or ()))
+    if subject.aim is not None and subject.threat.norm == "l0" and built_in:
         raise InputError(NOTHING_AIMS_IN_L0)
     if attacks is None and suite is None and subject.aim is not None:
         suite = "targeted"
-    if subject.detector is not None and attacks is None:  # attacked as it is, too
+    if subject.detector is not None and attacks is None:  # the suite, then an attack on model and detector jointly
         attacks, suite = [suite or "fast", JOINT], None
     chosen, kind = choose_attacks(attacks, suite, subject.threat.norm)
     suites = suite_versions([suite or "fast"] if attacks is None else in_list(attacks))
@@ -100,7 +101,7 @@ def make_plan(
         subject.model = average(subject.model, draws)
     if subject.detector is not None and averaged_in(subject.model):
         raise InputError(
-            "a detector beside a random model is not evaluated: leave out `detector`, or the suite and wrapper"
+            "a detector is not evaluated together with a random model: leave out `detector`, or the suite and wrapper"
         )
     grid = choose_grid(eps_grid, subject.threat, chosen, subject.x.shape[1:])
     if positive is not None:
@@ -115,7 +116,7 @@ def make_plan(
 
 
 def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], None] = lambda text: None) -> Plan:
-    """The plan that the options of a command name. say: told what is left out. Raises InputError."""
+    """Return the plan that the options of a command ask for. say: called with what is left out. Raises InputError."""
     attacks, suite = attacks_of(options, subject.threat.norm, detector=subject.detector is not None)
     plan = make_plan(
         subject, attacks, suite,
@@ -133,7 +134,10 @@ def plan_from(options: AttackConfig, subject: Subject, *, say: Callable[[str], N
 
 
 def attacks_of(options: AttackConfig, norm: str, *, detector: bool) -> tuple[tuple[str, ...] | None, str | None]:
-    """Attacks, or None, and suite of the options; where the attacks are a profile's and not the user's, those that fit."""
+    """Return the attacks, or None, and the suite of the options.
+
+    Attacks that come from a profile, not from the user, are replaced in l0 and extended for a detector.
+    """
     attacks = options.attack or None
     if attacks and attacks == PROFILES.get(getattr(options, "profile", ""), {}).get("attack"):
         if norm == "l0":
@@ -145,11 +149,11 @@ def attacks_of(options: AttackConfig, norm: str, *, detector: bool) -> tuple[tup
 def add_measures(
     plan: Plan, subject: Subject, config: ReportConfig, *, say: Callable[[str], None] = lambda text: None
 ) -> Plan:
-    """The same plan with the measures of a report. Raises InputError for what the subject does not allow."""
+    """Return the plan with the measures of a report added. Raises InputError for what is not possible for the subject."""
     drawn = any(getattr(config, one.count) for one in measures() if one.draws_maps)
     wanted = (config.method or METHODS) if drawn else ()
-    named = config.method != PROFILES.get(config.profile, {}).get("method", ())  # by the user, not by the profile
-    methods = supported_methods(subject, wanted, strict=named, say=say)
+    by_user = config.method != PROFILES.get(config.profile, {}).get("method", ())  # not by the profile
+    methods = supported_methods(subject, wanted, strict=by_user, say=say)
     chosen = {one.name: {name: getattr(config, name) for name in one.option_fields()} for one in measures()}
     for one in measures():
         if hasattr(one.load(), "check") and one.count_in(chosen[one.name]) != 0:
@@ -172,9 +176,9 @@ def add_measures(
 def choose_attacks(
     attacks: AttackLike | Sequence[AttackLike] | None, suite: str | None, norm: str
 ) -> tuple[list[NamedAttack], str]:
-    """The attacks that were named, or those of the suite for the norm, and what robust accuracy is called after.
+    """Return the named attacks, or those of the suite for the norm, and the name that robust accuracy is reported under.
 
-    A suite among the attacks stands for its own, and is named as such.
+    A suite among the attacks is replaced by its own attacks, and appears in the name as a suite.
     """
     if attacks is not None and suite is not None:
         raise InputError("both `attacks` and `suite` were given: give one, or the suite as one of `attacks`")

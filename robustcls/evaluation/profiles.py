@@ -1,4 +1,4 @@
-"""How much a report measures: named sets of options, from a look to everything."""
+"""Profiles: named sets of options for how much a report measures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from robustcls.core.errors import unknown
 from robustcls.core.measures import measures
 
 PROFILES: dict[str, dict[str, Any]] = {
-    # Keeps a time budget besides, which `minutes_of` in evaluation/budget.py gives it by the size of the images.
+    # It also has a time limit, which depends on the size of the images: `minutes_of` in evaluation/budget.py.
     "quick": {
         "n": "100", "attack": ("apgd_ce(steps=20)",), "method": ("saliency", "gradcam"),
         "checks": "passive",
@@ -23,16 +23,16 @@ for _measure in measures():
 
 
 def layered(*layers: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The profile that the layers of options name, then the layers; of several the later wins.
+    """Return the options of the profile that the layers name, followed by the layers themselves; later ones take precedence.
 
-    A layer that names attacks or a suite silences what the ones before it say of either. Raises InputError.
+    A layer that names attacks or a suite removes both from the layers before it. Raises InputError for an unknown profile.
     """
     name = next((layer["profile"] for layer in reversed(layers) if layer.get("profile")), "standard")
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
-    found: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = []
     for layer in ({"profile": name, **PROFILES[name]}, *layers):
         if layer.get("attack") or layer.get("suite"):
-            found = [{key: value for key, value in one.items() if key not in ("attack", "suite")} for one in found]
-        found.append(dict(layer))
-    return found
+            kept = [{key: value for key, value in one.items() if key not in ("attack", "suite")} for one in kept]
+        kept.append(dict(layer))
+    return kept

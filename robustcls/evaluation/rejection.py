@@ -1,4 +1,4 @@
-"""A detector beside the model that is evaluated."""
+"""What a detector rejects, on clean images and on the attacks' results."""
 
 from robustcls.core.losses import misclassified, predict_labels
 from robustcls.evaluation.cascade import Outcome
@@ -8,7 +8,7 @@ from robustcls.runtime.predict import predict
 
 
 def under_detector(engine: Engine, outcome: Outcome) -> Rejection | None:
-    """What the detector did; None without one."""
+    """Return the record of the detector's decisions, or None without a detector."""
     detector = engine.subject.detector
     if detector is None:
         return None

@@ -1,4 +1,4 @@
-"""What is evaluated: a model on samples, under a threat model."""
+"""The subject of an evaluation: a model, its samples and a threat model."""
 
 import hashlib
 import warnings
@@ -25,11 +25,11 @@ from robustcls.data.mask_file import read_mask
 from robustcls.data.seen import seen_in_training
 from robustcls.data.spec import may_have_trained_on
 from robustcls.data.splits import SAMPLING_RULE, load_split
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.config import AttackConfig, ExplainConfig, flags_of
 from robustcls.evaluation.data_spec import choose_data
-from robustcls.evaluation.held_out import detector_of
-from robustcls.evaluation.inside import Inside
+from robustcls.evaluation.detector_threshold import detector_of
 from robustcls.evaluation.targets import aimed
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, fit_to_data, map_classes, read_model
 from robustcls.models.remote import remote_of
@@ -46,53 +46,55 @@ from robustcls.training.history import read_training
 
 @dataclass
 class Surrogate:
-    """Another model, on which the examples are crafted."""
+    """Another model on which adversarial examples are crafted (transfer), or from which a file was exported."""
 
     model: nn.Module
     record: records.Model
-    y: Tensor  # N: the samples' labels as it numbers its outputs
+    y: Tensor  # N: the samples' labels as numbered by this model's outputs
 
 
 @dataclass
 class Subject:
-    """A model, the samples and the threat model that it is evaluated under. Tensors are on the CPU; N samples."""
+    """A model, the samples and the threat model under which it is evaluated. Tensors are on the CPU; N samples."""
 
-    model: nn.Module  # [0, 1] pixels to logits N,K
-    x: ImageRows  # N,C,H,W, float32 in [0, 1]; many large ones in 8 bits until they are used
-    y: Tensor  # N, int64: numbers of the model's outputs
+    model: nn.Module  # maps [0, 1] pixels to logits N,K
+    x: ImageRows  # N,C,H,W, float32 in [0, 1]; many large images are stored in 8 bits until they are used
+    y: Tensor  # N, int64: labels as numbered by the model's outputs
     threat: ThreatModel
     model_record: records.Model
     data_record: records.Data
-    index: Tensor  # N: positions in the split; on them and the seed alone the samples' random numbers depend
-    files: Sequence[str] | None = None  # N names, of data that are files
+    index: Tensor  # N: positions in the split; a sample's random numbers depend only on this and the seed
+    files: Sequence[str] | None = None  # N file names, for data stored as files
     classes: Sequence[str] = ()  # names of the labels
-    two_labels: tuple[int, int] | None = None  # of data with two classes: the negative one, then the positive one
+    two_labels: tuple[int, int] | None = None  # for data with two classes: the negative label, then the positive one
     training: records.Training | None = None
     surrogate: Surrogate | None = None
-    aim: Aim | None = None  # where success is one class for each sample, and no other
-    original: Surrogate | None = None  # of a model that is an exported file, the one that it was made of
-    quantization: str = ""  # of such a file
-    made_of: str = ""  # of such a file, the SHA-256 of the other's
-    notes: list[str] = field(default_factory=list)  # what a user must be told: what was taken from where
-    detector: Detector | None = None  # beside the model
-    spec: str = ""  # as `--model` named it; "" of a module that was given in Python
-    flags: str = ""  # of the command that evaluates it
-    asked_before: int = 0  # images that a service had answered before, where the model is one
-    inside: Inside | None = None  # certificates of this very model on these samples, to which its attacks are held
-    images_were_on: torch.device | None = None  # None where on the CPU or with the model: both are usual
+    aim: Aim | None = None  # targeted attacks: the target class of each sample
+    original: Surrogate | None = None  # if the model is an exported file: the model that it was exported from
+    quantization: str = ""  # of an exported file
+    made_of: str = ""  # of an exported file: the SHA-256 of the model that it was exported from
+    notes: list[str] = field(default_factory=list)  # lines for the user: which choices came from where
+    detector: Detector | None = None
+    spec: str = ""  # the model as given to `--model`; "" for a module given in Python
+    flags: str = ""  # the options of a command that evaluates this subject
+    asked_before: int = 0  # number of images that a service had answered before the evaluation
+    certificates: AttackedCertificates | None = (
+        None  # of this model on these samples; the attacks are checked against them
+    )
+    images_were_on: torch.device | None = None  # the device of the user's images, if not the CPU
 
     @property
     def source(self) -> nn.Module:
-        """The model whose gradients the attacks follow."""
+        """The model whose gradients the attacks use."""
         return self.surrogate.model if self.surrogate else self.model
 
     @property
     def source_y(self) -> Tensor:
-        """N labels, as that model numbers its outputs."""
+        """The labels as numbered by the outputs of `source`, N."""
         return self.surrogate.y if self.surrogate else self.y
 
     def take(self, rows: Tensor) -> "Subject":
-        """The samples at these positions. The record of the data is still that of all."""
+        """Return the subject with the samples at these positions. The data record stays that of all samples."""
         surrogate, original = (other and replace(other, y=other.y[rows]) for other in (self.surrogate, self.original))
         files = None if self.files is None else [self.files[row] for row in rows.tolist()]
         x, y, index, aim = select(self.x, rows), self.y[rows], self.index[rows], self.aim and self.aim.take(rows)
@@ -109,16 +111,16 @@ def make_subject(
     surrogate: nn.Module | None = None,
     name: str = "",
 ) -> Subject:
-    """The subject of a module and tensors; the module is left exactly as it was. Raises InputError.
+    """Return the subject for a module and tensors. The module is not changed. Raises InputError.
 
     Args:
-        model: gives logits N,K for [0, 1] pixels. Of one that gives a mapping, a tuple, an object with `.logits`, or one
-            logit for two classes, a warning says which part was taken.
+        model: maps [0, 1] pixels to logits N,K. If it returns a mapping, a tuple, an object with `.logits`, or a single logit
+            for two classes, a warning says which part is used.
         images: float N,C,H,W in [0, 1], on any device.
         labels: N.
-        index: N whole numbers that name the images; their places unless given.
+        index: N integers that identify the images; by default their positions.
         surrogate: a model on which the examples are crafted.
-        name: of the model, in the record; that of its class unless given.
+        name: of the model, for the record; by default the name of its class.
     """
     check_images(images, labels, input_size_of(model))
     threat.check_fits(images.shape[1:])
@@ -127,7 +129,7 @@ def make_subject(
     model, taken = classifier_of(model, images, labels=labels)
     if taken:
         warnings.warn(f"{type(unwrapped(model)).__name__}: {taken}", stacklevel=4)
-    # Tensors made in inference mode must be copied: a gradient may be taken of them.
+    # Tensors made in inference mode must be copied, because attacks compute gradients with respect to them.
     with torch.inference_mode(False):
         x = images.detach().to("cpu", torch.float32, copy=images.is_inference())
         y = labels.detach().to("cpu", torch.int64, copy=labels.is_inference())
@@ -154,23 +156,23 @@ def make_subject(
 
 
 def load_subject(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig) -> Subject:
-    """The subject that `--model` and the options name, aimed at their target; what they leave open is taken from the
-    checkpoint, and noted. Raises InputError for whatever is wrong with them."""
+    """Return the subject that `--model` and the options describe. What they leave open is taken from the checkpoint, and
+    noted. Raises InputError for wrong options."""
     return load_subjects([spec], options)[0]
 
 
 def _load(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig, *, shared: bool) -> Subject:
-    """Without the target. shared: other models are evaluated by the same options."""
+    """Return the subject without targets. shared: the same options also apply to other models."""
     transfer_from = options.transfer_from if isinstance(options, AttackConfig) else None
     device, count = resolve_device(options.device), parse_n(options.n)
     parse_batch_size(options.batch_size)
     resolve_precision(options.precision, device)
     source = read_model(spec, options.twin)
-    file = source.spec  # without the wrappers around it
+    file = source.spec  # the model's file or name, without wrappers
     threat, notes = _choose_threat(source, options)
     data_spec, own, said = choose_data(file, source.meta, options.data)
     notes += said
-    trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then the split that it trained on
+    trained = source.meta if own and may_have_trained_on(own, data_spec) else {}  # then split the data as in training
     split = partial(
         load_split, data_spec, seed=trained.get("seed", options.seed), data_dir=options.data_dir or trained.get("data_dir"),
         skip_corrupt=options.skip_corrupt, limit_train=trained.get("config", {}).get("limit_train"), whole=not trained,
@@ -228,7 +230,7 @@ def _load(spec: str, options: AttackConfig | ExplainConfig | CertifyConfig, *, s
 
 
 def load_subjects(specs: Sequence[str], options: AttackConfig | ExplainConfig | CertifyConfig) -> list[Subject]:
-    """As `load_subject`, of several models on the same data, whose images lie in memory once. Raises InputError."""
+    """Like `load_subject`, for several models on the same data, whose images are kept in memory once. Raises InputError."""
     subjects = [_load(spec, options, shared=len(specs) > 1) for spec in specs]
     for subject in subjects:
         if subject.data_record.sha256 == subjects[0].data_record.sha256:
@@ -243,7 +245,7 @@ def load_subjects(specs: Sequence[str], options: AttackConfig | ExplainConfig | 
 def describe_model(
     model: nn.Module, name: str = "", sha256: str = "", num_classes: int = 0, note: str = ""
 ) -> records.Model:
-    """The record of a model: its own class names and input size where it says them, and a hash of its weights."""
+    """Return the record of a model: its class names and input size, where it has them, and a hash of its weights."""
     model = unwrapped(model)
     classes = getattr(model, "classes", None)
     if not isinstance(classes, (tuple, list)) or not classes:
@@ -262,7 +264,7 @@ def describe_model(
 def _choose_threat(
     source: ModelSource, options: AttackConfig | ExplainConfig | CertifyConfig
 ) -> tuple[ThreatModel, list[str]]:
-    """From the options, else the checkpoint, else the data set's recipe; a radius holds for its own norm alone."""
+    """Return the threat model of the options, else of the checkpoint, else of the recipe, whose radius needs the same norm."""
     known, whose = source.meta.get("threat"), f"from {Path(source.spec).name}"
     if not known:
         data = recipe(options.data or "digits")
@@ -277,11 +279,8 @@ def _choose_threat(
 def _fit(
     source: ModelSource, images: Images, options: AttackConfig | ExplainConfig | CertifyConfig, *, shared: bool
 ) -> tuple[LoadedModel, records.ClassMap | None, records.Model, list[str]]:
-    """The model on its device; how the data's classes are mapped to its outputs, None where they are the same; its record;
-    and what is said of both. shared: the list of classes may be about another model.
-
-    Raises InputError where a class of the data is no output of the model.
-    """
+    """Return the model on its device, the map from the data's classes to its outputs (None if they are the same), its record,
+    and notes. shared: the options' list of classes may be about another model. Raises InputError for unmapped classes."""
     loaded = build_model(
         source,
         arch=options.arch,
@@ -314,7 +313,7 @@ def _renumber(labels: Tensor, mapped: records.ClassMap | None) -> Tensor:
 
 
 def _count_outputs(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Raises InputError unless the model gives logits for these labels."""
+    """Return the number of the model's outputs. Raises InputError unless it gives logits for these labels."""
     with torch.no_grad(), frozen(model):
         logits = Counted(model)(x[:1].to(device_of(model)))
         check_logits(logits, y)

@@ -4,10 +4,10 @@ from robustcls.core.errors import InputError
 
 __all__ = ["fast", "rand", "standard", "targeted", "verdict"]
 
-NOTHING_AIMS_IN_L0 = "no attack of ours aims at a class in l0: leave out `target`, or take another norm"
-DRAWS = {"rand": 20}  # of a suite that attacks the expectation of a random model
-# Of a suite whose last attack first meets so many of the samples that are left, drawn at random, and the others only if it
-# breaks one of them.
+NOTHING_AIMS_IN_L0 = "no built-in attack aims at a class in l0: leave out `target`, or use another norm"
+DRAWS = {"rand": 20}  # draws per pass, for suites that attack the expectation of a random model
+# For suites whose last attack first runs on this many of the samples still robust, drawn at random, and on the others only if
+# it breaks one of them.
 SAMPLED = {"verdict": 300}
 
 _USUAL = ["apgd_ce", "apgd_t", "fab_t", "square"]
@@ -29,11 +29,11 @@ _FAST = {
 
 
 def fast(norm: str, *, version: int = 2) -> list[str]:
-    """Auto-PGD of 20 steps towards the nearest class, then on the probability margin; on what came close more: an upper bound.
+    """Auto-PGD of 20 steps towards the nearest class, then on the probability margin; more attacks on what came close.
 
-    Further targets for the samples that are nearly misclassified, and a short look by Square at what is left, which goes on
-    where it gains. In l0, where gradients have no steepest step, sigma-zero. version: 1 is what evaluations without a version
-    used, APGD-CE, then targeted APGD with restarts.
+    Samples that are nearly misclassified are attacked towards further classes. All that are left get a short run of Square,
+    which continues for samples on which it makes progress. In l0, where gradients have no steepest step, the suite is
+    sigma-zero. version: 1 is APGD-CE, then targeted APGD with restarts; evaluations without a version used it.
     """
     if version not in _FAST:
         raise InputError(f"fast(version={version}) is not known: give {' or '.join(map(str, _FAST))}")
@@ -43,7 +43,8 @@ def fast(norm: str, *, version: int = 2) -> list[str]:
 def rand(norm: str) -> list[str]:
     """AutoAttack's version for random models (Croce and Hein 2020, arXiv:2003.01690), on the mean of 20 draws (EOT).
 
-    No sample leaves an attack early, for one lucky draw is no success; the verdict is over 20 repeated passes more.
+    No sample leaves an attack early, because success on a single draw may be luck. Accuracy is then measured over 20 further
+    passes.
     """
     _check_known("rand", norm)
     return ["apgd_ce(early_stop=False)", "apgd_dlr(early_stop=False)"]
@@ -56,7 +57,7 @@ def standard(norm: str) -> list[str]:
 
 
 def targeted(norm: str) -> list[str]:
-    """Auto-PGD towards one class, by the targeted DLR, then by the cross-entropy: what `target` takes unless told otherwise."""
+    """Auto-PGD towards one class, on the targeted DLR, then on the cross-entropy: the default with `target`."""
     if norm == "l0":
         raise InputError(NOTHING_AIMS_IN_L0)
     _check_known("targeted", norm)
@@ -64,10 +65,11 @@ def targeted(norm: str) -> list[str]:
 
 
 def verdict(norm: str) -> list[str]:
-    """`fast`, more targets, FAB, then 5,000 queries of Square on 300 of the samples that are left, which bound the rest.
+    """`fast`, more targets, FAB, then 5,000 queries of Square on 300 of the samples still robust, which bound the rest.
 
-    What Square would still break of them is below 1% with 95% confidence where it breaks none of the 300 (0.05^(1/300), as in
-    the rule of three); where it breaks one it meets all. An own composition, not AutoAttack's: for that take `standard`.
+    If Square breaks none of the 300, it would break less than 1% of all samples still robust, with 95% confidence
+    (0.05^(1/300), as in the rule of three). If it breaks one, it runs on all of them. This is not AutoAttack's composition;
+    for that, use `standard`.
     """
     _check_known("verdict", norm)
     return [*fast(norm), "apgd_t(steps=40, targets=5)", "fab_t(steps=30, targets=3)", "square"]
@@ -75,4 +77,4 @@ def verdict(norm: str) -> list[str]:
 
 def _check_known(suite: str, norm: str) -> None:
     if norm not in _STANDARD:
-        raise InputError(f"{suite} has no {norm}: take `suite=fast`, or `attacks=sigma_zero`")
+        raise InputError(f"{suite} has no {norm}: use `suite=fast`, or `attacks=sigma_zero`")

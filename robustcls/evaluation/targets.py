@@ -1,4 +1,4 @@
-"""A subject whose attacks aim at a class."""
+"""The targets of a subject for targeted attacks."""
 
 import hashlib
 from dataclasses import replace
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def aimed(subject: "Subject", target: Target | None, *, seed: int, batch_size: int | str = "auto") -> "Subject":
-    """The subject with a target class for each sample, without the samples that are of the one class named for all.
+    """Return the subject with a target class for each sample.
 
-    target: as of `robustcls.attack`; None leaves the subject as it is. seed: of the rule `random`, whose choice depends on
-    it, the sample and nothing else. Raises InputError.
+    If one class is named for all samples, those whose label it is are left out. target: as in `robustcls.attack`; None returns
+    the subject unchanged. seed: for the rule `random`, whose choice depends only on the seed and the sample. Raises InputError.
     """
     if target is None:
         return subject
@@ -34,7 +34,7 @@ def aimed(subject: "Subject", target: Target | None, *, seed: int, batch_size: i
     if isinstance(target, torch.Tensor):
         target = target.cpu()
     size = resolve_batch_size(batch_size, subject.x.shape[1:], device)
-    restart(model, seed)  # whose runner-up else depended on what it drew before
+    restart(model, seed)  # otherwise the runner-up of a random model would depend on its earlier draws
     with torch.inference_mode(False), frozen(model):
         logits = predict(model, subject.x if needs_logits(target) else subject.x[:1], size)
     names = subject.model_record.classes or names_of(model, logits.shape[1])

@@ -1,4 +1,4 @@
-"""How two classes are told apart, on clean images and on the worst that the attacks found."""
+"""Measures of binary classification, on clean images and on the worst images that the attacks found."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ ANY_LABEL = ": all the more as they aim at any wrong label, not at the other of 
 
 
 def tell_apart(engine: Engine, outcome: Outcome, samples: Sequence[Sample], labels: tuple[int, int]) -> TwoClasses:
-    """Sensitivity, specificity and ROC-AUC of samples of two classes. labels: the negative one, then the positive one."""
+    """Return sensitivity, specificity and ROC-AUC on samples of two classes. labels: the negative, then the positive one."""
     attacked = predict(engine.model, outcome.x_adv, engine.parts)
     rule = RULE if outcome.num_classes == 2 else f"{OTHERS.format(f'{outcome.num_classes:,}')}; {RULE}{ANY_LABEL}"
     return measure_two_classes(samples, labels, _scores(engine.logits, labels), _scores(attacked, labels), rule)
 
 
 def _scores(logits: Tensor, labels: tuple[int, int]) -> list[float]:
-    """Logits N,K as how much more they speak for the positive class: N. NaN where a logit is."""
+    """Return the difference of the positive and the negative class's logits, N; NaN if any logit is NaN. logits: N,K."""
     negative, positive = labels
-    found = logits[:, positive].double() - logits[:, negative].double()
-    return found.masked_fill(logits.isnan().any(1), float("nan")).tolist()
+    scores = logits[:, positive].double() - logits[:, negative].double()
+    return scores.masked_fill(logits.isnan().any(1), float("nan")).tolist()

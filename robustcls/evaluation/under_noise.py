@@ -1,4 +1,4 @@
-"""Accuracy of a random model over repeated passes: what one answer of it is worth."""
+"""Accuracy of a random model over repeated single passes."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,19 @@ from robustcls.results.robustness import Repeated, UnderNoise
 from robustcls.runtime.predict import predict
 
 PASSES = 20
-STREAM = mix(*b"under noise")  # names the random numbers
+STREAM = mix(*b"under noise")  # identifies the random numbers used here
 
 
 def average(model: nn.Module, draws: int) -> nn.Module:
-    """The model as attacks on its expectation take it; one that is averaged already stays as it is."""
+    """Return the mean of a random model over draws, for attacks on its expectation; unchanged if it is averaged already."""
     return model if averaged_in(model) else Averaged(model, draws)
 
 
 def accuracy_under_noise(engine: Engine, outcome: Outcome, passes: int = PASSES) -> UnderNoise | None:
-    """Accuracy of single passes on the clean images and on the worst of the attacks; None of a model that is not averaged.
+    """Return the accuracy of single passes on clean images and on the attacks' results; None for a model without averaging.
 
-    The images are what the attacks left, found and chosen on other draws, so that no pass is the luckiest of several. Under
-    attacks that aim at a class, a sample that is right on the clean image stays so until a pass gives that class.
+    The attacks found and chose their images on other draws, so accuracy is not biased towards lucky draws. With targeted
+    attacks, a sample that is classified correctly on the clean image counts as robust unless a pass predicts the target.
     """
     model = engine.subject.model
     if not averaged_in(model):
@@ -42,9 +42,9 @@ def _is_robust(outcome: Outcome, label: Tensor) -> Tensor:
 
 
 def _repeat(engine: Engine, images: Tensor, name: int, passes: int, right: Callable[[Tensor], Tensor]) -> Repeated:
-    """right: of predicted classes N, which samples count."""
-    found = []
+    """Return which samples are right in each pass. right: maps predicted classes (N) to whether each counts as right."""
+    correct = []
     for number in range(passes):
         restart(engine.subject.model, engine.seed, STREAM, name, number)
-        found.append(right(predict_labels(predict(engine.model, images, engine.parts))).tolist())
-    return Repeated.of(found)
+        correct.append(right(predict_labels(predict(engine.model, images, engine.parts))).tolist())
+    return Repeated.of(correct)

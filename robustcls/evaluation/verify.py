@@ -1,4 +1,4 @@
-"""Attempts of an attack on a batch, as the fp32 model verifies them."""
+"""Verification of an attack's attempts by the fp32 model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,42 +18,42 @@ from robustcls.core.threat import BALL, ThreatModel
 class Attempts:
     """A batch of verified attempts, on the CPU; N samples."""
 
-    indices: Tensor  # N, of the samples in the evaluation
+    indices: Tensor  # N, rows of the samples in the evaluation
     x_adv: Tensor  # N,C,H,W
-    predicted: Tensor  # N, NO_ANSWER where the logits name no class
-    margin: Tensor  # N, above 0 for an error, or for the target; -inf outside ball or box
-    distance: Tensor  # N, not finite where the attempt is no image
-    misclassified: Tensor  # N, or given the target, inside the box, at whatever distance
-    success: Tensor  # N, the same inside ball and box, and unchanged outside the mask
+    predicted: Tensor  # N, NO_ANSWER where the model predicts no class
+    margin: Tensor  # N, above 0 if misclassified, or predicted as the target; -inf outside ball or box
+    distance: Tensor  # N, not finite where x_adv has values that are not
+    misclassified: Tensor  # N, bool: misclassified (or predicted as the target) inside the box, at any distance
+    success: Tensor  # N, bool: misclassified, inside ball and box, and unchanged outside the mask
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
-    not_finite: int = 0  # gradients of an image with entries that were not finite
+    not_finite: int = 0  # gradients (one per image and step) with entries that were not finite
 
     @property
     def lost(self) -> int:
-        """Attempts with values that are not finite: no images."""
+        """Number of attempts with values that are not finite."""
         return int((~self.distance.isfinite()).sum())
 
     @property
     def outside(self) -> int:
-        """Attempts that are images and lie outside ball or box, where nothing succeeds."""
+        """Number of finite attempts that lie outside ball or box, where none counts as a success."""
         return int((self.distance.isfinite() & (self.margin == -torch.inf)).sum())
 
     @property
     def unanswered(self) -> int:
-        """Attempts inside ball and box for which the model named no class; they count as misclassified."""
+        """Number of successes for which the model predicted no class; these count as misclassified."""
         return int((self.success & (self.predicted == NO_ANSWER)).sum())
 
     def take_better(self, other: "Attempts", rows: Tensor) -> None:
-        """Replaces these rows by other's attempts where they succeed, or come closer to it."""
+        """Replace these rows with the other attempts where those succeed or have a larger margin."""
         better = other.success | (other.margin > self.margin[rows])
         for name in ("x_adv", "predicted", "margin", "distance", "misclassified", "success"):
             getattr(self, name)[rows[better]] = getattr(other, name)[better]
 
 
 def join(parts: Sequence[Attempts]) -> Attempts:
-    """The parts of a batch as one."""
+    """Concatenate the parts of a batch; counts are added up."""
     if len(parts) == 1:
         return parts[0]
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Attempts)}
@@ -75,10 +75,11 @@ def verify(
     *,
     target: Tensor | None = None,
 ) -> Attempts:
-    """An attempt succeeds inside ball, box and mask where the fp32 model misclassifies the tensor as saved beyond a tie.
+    """Return the attempts x_adv with the fp32 model's verdict on each.
 
-    target: N classes that alone count, instead of any wrong one. Beside a detector it must also be accepted. For a model that
-    sees 8 bits alone, such as a service, it is rounded to them first, inside the ball.
+    An attempt succeeds if it lies inside ball, box and mask, and the model misclassifies exactly this tensor by more than a
+    tie. With a detector, the image must also be accepted. For a model that sees only 8 bits per value, such as a service,
+    images are first rounded to these, inside the ball. target: N classes; only these count, instead of any wrong class.
     """
     if takes_eight_bits(model, threat):
         x_adv = rounded_inside(x_adv, x, threat)

@@ -194,7 +194,7 @@ def test_an_image_has_the_same_draws_wherever_it_stands(model: Classifier, image
         ("gradient_shap(samples=0)", "give positive ones"),
         ("occlusion(window=17)", "give a window from 1 to 16"),
         ("occlusion(window=2, stride=3)", "a stride from 1 to the window"),
-        ("lime(samples=10)", "give as many samples or more"),
+        ("lime(samples=10)", "give at least as many samples"),
         ("kernel_shap(segments=1)", "give from 2 to 256"),
         ("feature_ablation(segments=257)", "give from 2 to 256"),
         ("guided_gradcam(layer='net.55')", "no layer 'net.55'"),

@@ -324,7 +324,7 @@ def flat(*layers):
         (flat(Calls(lambda h: F.avg_pool2d(h, 1, divisor_override=-2))), r"avg_pool2d, .* its divisor_override"),
         (flat(Calls(lambda h: F.avg_pool2d(h, 1, None, 0, False, True, -2))), r"avg_pool2d, .* its divisor_override"),
         (flat(Calls(lambda h: h.squeeze())), r"the function squeeze, cannot be bounded: of one image"),
-        (flat(Calls(lambda h: torch.squeeze(h, 0))), r"of one image it takes"),
+        (flat(Calls(lambda h: torch.squeeze(h, 0))), r"for a single image it also removes"),
         (flat(Noisy()), r"no plain network"),
     ],
 )

@@ -78,7 +78,7 @@ INPLACE = (
 
 @pytest.mark.parametrize("function", INPLACE)
 def test_a_value_that_is_used_again_after_something_was_written_on_it_is_refused(function):
-    with pytest.raises(InputError, match=r"cannot be bounded: it writes on \w+, which \w+ uses afterwards"):
+    with pytest.raises(InputError, match=r"cannot be bounded: it overwrites \w+, which \w+ uses afterwards"):
         bounds_of(Calls(function))
 
 
@@ -92,7 +92,7 @@ def test_in_place_is_refused_where_the_images_do_not_show_it():
     x, y = torch.full((1, 1, 4, 4), 0.998), torch.tensor([1])
     assert net(x).argmax(1) == 1
     assert net(x - 0.03).argmax(1) == 0
-    with pytest.raises(InputError, match="writes on"):
+    with pytest.raises(InputError, match="overwrites"):
         certify_bounds(net.eval(), x, y, "linf:0.03")
 
 
@@ -117,7 +117,7 @@ def test_writing_on_what_is_not_used_again_is_as_good_as_a_value_of_its_own():
 
 
 def test_writing_on_the_models_own_is_refused():
-    with pytest.raises(InputError, match="writes on what is the model's own"):
+    with pytest.raises(InputError, match="overwrites a value of the model itself"):
         bounds_of(Calls(lambda self, h: h + self.shift.view(1, 3).add_(1)))
 
 

@@ -225,14 +225,14 @@ class Together(TwoClasses):
         (TwoClasses(), {"sigma": -0.25}, "noise without spread proves nothing"),
         (TwoClasses(), {"sigma": math.nan}, "noise without spread proves nothing"),
         (TwoClasses(), {"n": 9}, "9 draws cannot certify anything at alpha 0.001, even if all give one class: take 10"),
-        (TwoClasses(), {"n0": 0}, "0 draws choose no class"),
-        (TwoClasses(), {"alpha": 0}, "is no probability of error"),
-        (TwoClasses(), {"alpha": 0.5}, "is no probability of error"),
+        (TwoClasses(), {"n0": 0}, "0 draws cannot choose a class"),
+        (TwoClasses(), {"alpha": 0}, "is not a valid probability of error"),
+        (TwoClasses(), {"alpha": 0.5}, "is not a valid probability of error"),
         (TwoClasses(), {"precision": "fp17"}, "precision 'fp17' is not known"),
         (Random(), {}, "the model is itself random"),
         (robustcls.averaged(Random()), {}, "the model is itself random"),
         (robustcls.averaged(robustcls.smoothed(TwoClasses(), sigma=0.25)), {}, "the model is itself random"),
-        (Together(), {}, "depend on the batch around it"),
+        (Together(), {}, "depend on the rest of the batch"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(model, options, said):
@@ -245,11 +245,11 @@ def test_wrong_input_is_refused_in_one_line(model, options, said):
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch):
     net, x = images_at([0.1 * number for number in range(1, 9)])
     y = torch.zeros(8, dtype=torch.long)
-    monkeypatch.setattr("robustcls.evaluation.smooth.DRAWS_KEPT", 2 * N)
+    monkeypatch.setattr("robustcls.evaluation.certify_by_smoothing.DRAWS_KEPT", 2 * N)
     whole = robustcls.certify(net, x, y, SIGMA, n=N).record.samples
-    from robustcls.evaluation import smooth
+    from robustcls.evaluation import certify_by_smoothing
 
-    real, done = smooth.certify_all, []
+    real, done = certify_by_smoothing.certify_all, []
 
     def cut(*arguments, **options):
         for one in real(*arguments, **options):
@@ -258,7 +258,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
             done.append(one)
             yield one
 
-    monkeypatch.setattr(smooth, "certify_all", cut)
+    monkeypatch.setattr(certify_by_smoothing, "certify_all", cut)
     with pytest.raises(KeyboardInterrupt):
         robustcls.certify(net, x, y, SIGMA, n=N, resume=tmp_path / "kept")
     done.clear()

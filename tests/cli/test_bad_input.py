@@ -71,7 +71,7 @@ BAD = {
         "fab_t does not know a mask",
     ),
     "less than a grey level": ([*ATTACK, "--eight-bit", "--eps", "0.001"], "less than a grey level"),
-    "--fpr without a detector": ([*ATTACK, "--fpr", "0.05"], "--fpr 0.05 is about a detector, and there is none"),
+    "--fpr without a detector": ([*ATTACK, "--fpr", "0.05"], "--fpr 0.05 needs a detector, and there is none"),
     "report: --fpr without a detector": ([*REPORT, "--fpr", "0.1"], "give --detector, or leave out --fpr"),
     "--eps abc": ([*ATTACK, "--eps", "abc"], "such as 8/255"),
     "--eps 0/0": ([*ATTACK, "--eps", "0/0"], "such as 8/255"),

@@ -123,12 +123,12 @@ def test_bounds_stand_beside_attacks_on_the_model_itself(cli, norm):
 
 
 def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
-    from robustcls.evaluation import bound
+    from robustcls.evaluation import certify_by_bounds
 
     arguments = ("certify", "--model", f"{HERE}:linear", *DATA, *BOUNDS, "0.001,0.01", "--norm", "linf")
     assert cli(*arguments, "--out", "whole.json").status == 0
-    monkeypatch.setattr(bound, "KEPT", 5)
-    real, done = bound._largest, []
+    monkeypatch.setattr(certify_by_bounds, "KEPT", 5)
+    real, done = certify_by_bounds._largest, []
 
     def cut(*given):
         if len(done) == 2:
@@ -136,7 +136,7 @@ def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
         done.append(given[1])
         return real(*given)
 
-    monkeypatch.setattr(bound, "_largest", cut)
+    monkeypatch.setattr(certify_by_bounds, "_largest", cut)
     assert cli(*arguments, "--out", "cut.json").status == 130
     done.clear()
     assert cli(*arguments, "--out", "cut.json", "--resume").status == 0
@@ -161,11 +161,11 @@ def test_an_attack_does_not_throw_certificates_away(cli):
 
 
 def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch):
-    from robustcls.evaluation import smooth
+    from robustcls.evaluation import certify_by_smoothing
 
     assert certify(cli, LINEAR, "--out", "whole.json").status == 0
-    monkeypatch.setattr(smooth, "DRAWS_KEPT", 500)
-    real, done = smooth.certify_all, []
+    monkeypatch.setattr(certify_by_smoothing, "DRAWS_KEPT", 500)
+    real, done = certify_by_smoothing.certify_all, []
 
     def cut(*arguments, **options):
         for one in real(*arguments, **options):
@@ -174,7 +174,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch)
             done.append(one)
             yield one
 
-    monkeypatch.setattr(smooth, "certify_all", cut)
+    monkeypatch.setattr(certify_by_smoothing, "certify_all", cut)
     found = certify(cli, LINEAR, "--out", "cut.json")
     assert found.status == 130
     assert "--resume goes on from here" in " ".join(found.err.split())
@@ -213,8 +213,8 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
         (f"{HERE}:linear", ("--sigma", 0), "noise without spread proves nothing"),
         (f"{HERE}:linear", ("--sigma", 0.25, "--norm", "linf"), "--norm linf is not certified by Gaussian noise"),
         (f"{HERE}:linear", ("--sigma", 0.25, "--draws", 9), "9 draws cannot certify anything at alpha 0.001"),
-        (f"{HERE}:linear", ("--sigma", 0.25, "--select-draws", 0), "0 draws choose no class"),
-        (f"{HERE}:linear", ("--sigma", 0.25, "--alpha", 1), "is no probability of error"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--select-draws", 0), "0 draws cannot choose a class"),
+        (f"{HERE}:linear", ("--sigma", 0.25, "--alpha", 1), "is not a valid probability of error"),
         (f"{HERE}:linear", ("--sigma", 0.25, "--eps-grid", "0,x"), "x"),
         (LINEAR, ("--sigma", 0.5), "smoothed with sigma 0.25, and --sigma 0.5 was given"),
         (f"{HERE}:noisy", ("--sigma", 0.25), "the model is itself random"),
@@ -225,7 +225,7 @@ def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
             (
                 f"{HERE}:linear",
                 (*BOUNDS, "0.1", f"--{name}", value),
-                f"--{name} is of smoothing, and bounds have no draws",
+                f"--{name} is for smoothing, and bounds have no draws",
             )
             for name, value in (("draws", 1000), ("select-draws", 10), ("alpha", 0.4))
         ),

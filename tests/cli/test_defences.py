@@ -115,8 +115,8 @@ def test_one_pass_of_a_random_model_is_in_the_report_and_judged(cli):
         (f"straight_through({HERE}:coarse)", (), "needs a layer of the model"),
         (f"straight_through({HERE}:coarse, layer=net)", (), "give a `substitute`"),
         (f"{HERE}:linear", ("--detector", f"{HERE}:as_many_as_classes"), "give a float score per image"),
-        (f"{HERE}:linear", ("--detector", f"{HERE}:unconfident", "--fpr", "1"), "--fpr 1 is no false positive rate"),
-        (f"{HERE}:linear", ("--detector", f"{HERE}:unconfident", "--fpr", "0"), "--fpr 0 is no false positive rate"),
+        (f"{HERE}:linear", ("--detector", f"{HERE}:unconfident", "--fpr", "1"), "--fpr 1 is not a false positive rate"),
+        (f"{HERE}:linear", ("--detector", f"{HERE}:unconfident", "--fpr", "0"), "--fpr 0 is not a false positive rate"),
         (f"{HERE}:linear", ("--detector", "unconfident"), "write it as package.module:score, as --detector"),
     ],
 )

@@ -110,7 +110,7 @@ def test_an_attack_on_the_explanation_keeps_the_labels(cli, home, tmp_path):
         (("--method", "gradcam(layer='net.0.99')"), "no layer 'net.0.99': the nearest are"),
         (("--method", "deeplift(baseline='white')"), "'black' or 'mean' or 'blur'"),
         (("--method", "smoothgrads"), "did you mean 'smoothgrad'"),
-        (("--method", "kernel_shap(samples=9)"), "give as many samples or more"),
+        (("--method", "kernel_shap(samples=9)"), "give at least as many samples"),
     ],
 )
 def test_explain_refuses_in_one_line(options, message, cli, home, tmp_path):

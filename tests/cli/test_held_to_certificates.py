@@ -22,9 +22,9 @@ SMOOTHING = ("--draws", 100, "--select-draws", 20)
 @pytest.fixture
 def false_bounds(monkeypatch):
     """False bounds that certify every correct sample at the largest radius."""
-    from robustcls.evaluation import bound
+    from robustcls.evaluation import certify_by_bounds
 
-    monkeypatch.setattr(bound, "_largest", lambda subject, rows, right, radii: right.double() * max(radii))
+    monkeypatch.setattr(certify_by_bounds, "_largest", lambda subject, rows, right, radii: right.double() * max(radii))
 
 
 def check_in(path):
@@ -121,7 +121,7 @@ def test_certificates_of_another_question_do_not_stand_beside_attacks(more, said
 
 
 def test_smoothing_takes_the_examples_of_attacks_that_were_made_before(cli):
-    """What is done with them is tested in evaluation/test_hold.py."""
+    """What is done with them is tested in evaluation/test_certificate_check.py."""
     options = ("--attack", "pgd(steps=5)", "--norm", "l2", "--eps", 0.3)
     assert attack(cli, "--save-examples", "x.npz", model=SMOOTH, options=options).status == 0
     found = certify(cli, "--examples", "x.npz", model=SMOOTH, options=SMOOTHING)

@@ -89,7 +89,7 @@ def test_quick_takes_fewer_samples_of_a_slow_model_and_says_so(cli, checkpoint, 
     reason = "reduced from n = 100 to n = 4 to keep the budget of 2 minutes"
     assert evaluation.reduced["attacks"] == reason
     said = " ".join(result.err.split())
-    assert "attacks: 4 samples, at most about 1 min 32 s, of the budget of 2 minutes, at whose end" in said
+    assert "attacks: 4 samples, at most about 1 min 32 s, of the budget of 2 minutes, after which" in said
     assert f"; {reason}" in said
     assert "attribution maps of examples: 4 samples, about " in said
     assert reason in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_where_the_fewest_samples_may_take_longer_it_is_not_called_kept(cli, che
     result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "pgd(steps=100)")
     assert result.status == 0, result.err
     said = " ".join(result.err.split())
-    assert "of the budget of 2 minutes, at whose end they are stopped, and the evaluation says so; reduced from" in said
+    assert "of the budget of 2 minutes, after which they are stopped, and the evaluation says so; reduced from" in said
     assert "n = 4, the fewest, for the budget of 2 minutes" in said
     assert "to keep" not in Evaluation.load("evaluation.json").reduced["attacks"]
 

@@ -80,7 +80,7 @@ def test_without_attacks_the_suite_is_one_that_aims(cli, model):
         (("--target", "second", "--attack", "pgd", "--attack", "standard"), "apgd_t cannot aim at a class"),
         (
             ("--target", "second", "--detector", "tests.helpers.defences:unconfident"),
-            "not evaluated beside a detector: leave out --target or --detector",
+            "not evaluated together with a detector: leave out --target or --detector",
         ),
     ],
 )

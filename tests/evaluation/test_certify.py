@@ -107,14 +107,14 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch):
-    from robustcls.evaluation import bound
+    from robustcls.evaluation import certify_by_bounds
 
-    monkeypatch.setattr(bound, "KEPT", 10)
+    monkeypatch.setattr(certify_by_bounds, "KEPT", 10)
     net, x = linear(), images()
     y = net(x).argmax(1)
     options = {"method": "bounds", "norm": "linf", "eps_grid": "0.001,0.01"}
     whole = robustcls.certify(net, x, y, **options).record.samples
-    real, done = bound._largest, []
+    real, done = certify_by_bounds._largest, []
 
     def cut(*given):
         if len(done) == 2:
@@ -122,7 +122,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
         done.append(given)
         return real(*given)
 
-    monkeypatch.setattr(bound, "_largest", cut)
+    monkeypatch.setattr(certify_by_bounds, "_largest", cut)
     with pytest.raises(KeyboardInterrupt):
         robustcls.certify(net, x, y, resume=tmp_path / "kept", **options)
     done.clear()
@@ -147,7 +147,7 @@ BOUNDS = {"method": "bounds", "norm": "linf", "eps_grid": "1/255"}
         (BOUNDS | {"norm": "l1"}, "bounds do not know the norm l1"),
         (BOUNDS | {"norm": "l7"}, "unknown norm 'l7'"),
         (BOUNDS | {"sigma": 0.25}, "bounds have no noise"),
-        (BOUNDS | {"n": 100}, "`n` is of smoothing"),
+        (BOUNDS | {"n": 100}, "`n` is for smoothing"),
         (BOUNDS | {"precision": "bf16"}, "leave out `precision=bf16`"),
         (BOUNDS | {"draws": 100}, "unknown option 'draws'"),
         ({"sigma": 0.25, "n": 1e4}, r"n=10000\.0 is not a whole number: give one such as n=10000"),

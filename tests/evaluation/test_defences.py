@@ -17,7 +17,7 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.sets.digits import digits
 from robustcls.evaluation.attacks import name_attacks
 from robustcls.evaluation.config import AttackConfig
-from robustcls.evaluation.held_out import detector_of
+from robustcls.evaluation.detector_threshold import detector_of
 from robustcls.evaluation.suites import DRAWS, fast, rand
 from robustcls.evaluation.verify import verify
 from robustcls.models.wrappers.averaged import averaged, restart
@@ -322,7 +322,7 @@ def test_empty_parentheses_after_a_suite_change_nothing():
 
 @pytest.mark.parametrize("suite", [{}, {"suite": "fast"}, {"suite": "targeted"}, {"attacks": "sigma_zero"}])
 def test_a_target_in_l0_is_refused(suite, net):
-    with pytest.raises(InputError, match="no attack of ours aims at a class in l0: leave out `target`"):
+    with pytest.raises(InputError, match="no built-in attack aims at a class in l0: leave out `target`"):
         robustcls.evaluate(net, *samples(5), "l0:5", target="second", **suite)
 
 
@@ -341,11 +341,11 @@ def test_a_quick_look_in_l0_takes_an_attack_that_knows_it(net):
         ({"detector": lambda x, logits: x.nothing}, "failed: AttributeError"),
         ({"detector": lambda x, logits: logits[:, 0] * torch.nan}, "not finite"),
         ({"detector": unconfident, "held_out": None}, "give them as `held_out`"),
-        ({"detector": unconfident, "fpr": 1.0}, "no false positive rate"),
+        ({"detector": unconfident, "fpr": 1.0}, "not a false positive rate"),
         ({"detector": unconfident, "fpr": 0.001}, "less than one of 40 held-out images"),
-        ({"fpr": 0.05, "held_out": None}, "is about a detector, and there is none"),
+        ({"fpr": 0.05, "held_out": None}, "needs a detector, and there is none"),
         ({"detector": "unconfident"}, "write it as package.module:score"),
-        ({"detector": unconfident, "suite": "rand"}, "beside a random model is not evaluated"),
+        ({"detector": unconfident, "suite": "rand"}, "not evaluated together with a random model"),
         ({"attacks": "apgd_reject", "held_out": None}, "attacks a model with a detector"),
     ],
 )

@@ -219,7 +219,7 @@ def test_transferred_examples_count_by_the_target(net, data):
         ({"target": "second", "attacks": ["pgd", "deepfool"]}, "deepfool cannot aim at a class.*suite=targeted"),
         (
             {"target": "second", "detector": lambda images, logits: -logits.amax(1), "held_out": torch.rand(40, 1, 8, 8)},
-            "not evaluated beside a detector: leave out `target` or `detector`",
+            "not evaluated together with a detector: leave out `target` or `detector`",
         ),
     ],
 )  # fmt: skip

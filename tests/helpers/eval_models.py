@@ -13,11 +13,11 @@ from robustcls.core.gradients import input_gradient
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
 from robustcls.data.sets.digits import digits
-from robustcls.evaluation.complete import complete
 from robustcls.evaluation.engine import Engine
 from robustcls.evaluation.evaluate import evaluate_subject
 from robustcls.evaluation.examples import Examples
 from robustcls.evaluation.plan import add_measures, make_plan
+from robustcls.evaluation.run_measures import run_measures
 from robustcls.evaluation.subject import Subject, make_subject
 from robustcls.results.records import Evaluation
 
@@ -264,7 +264,7 @@ def completed(judged: Evaluated, model, config, methods=(), **running):
     subject, evaluation = judged.on(model)
     plan = add_measures(make_plan(subject, ["fgsm"]), subject, replace(config, method=tuple(methods)))
     evaluation.not_run |= plan.not_run
-    return complete(subject, plan, evaluation, 20, **running)
+    return run_measures(subject, plan, evaluation, 20, **running)
 
 
 def make_engine(model, x, y, threat=LINF, *, index=None, surrogate=None, **options) -> Engine:

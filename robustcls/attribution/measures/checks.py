@@ -1,4 +1,4 @@
-"""The verdicts on a method's maps: pass, warn or fail, with what was measured and its threshold."""
+"""Checks of a method's maps: pass, warn or fail, with the value measured and its threshold."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from robustcls.attribution import nonfinite_remark
 from robustcls.results.records import Check, Spread
 from robustcls.results.statistics import student_interval
 
-MARK = 0.01  # a gap in completeness beyond this marks a map
-FEW = 30  # samples: with fewer, a map that is no better than a random one may be so by chance
-REPEATABLE = 1e-5  # of the largest value: a difference between two maps of the same seed that rounding may make
-NONFINITE = 0.05  # share of a method's maps with values that are not finite
-UNLIKE, ALIKE = 0.5, 0.8  # of the rank correlation of a map with itself under another seed
+MARK = 0.01  # completeness gap beyond which a map is marked
+FEW = 30  # with fewer samples, maps may look no better than random ones by chance
+REPEATABLE = 1e-5  # difference allowed between two maps with the same seed, relative to the largest value
+NONFINITE = 0.05  # share of a method's maps with values that are not finite above which the check fails
+UNLIKE, ALIKE = 0.5, 0.8  # thresholds, relative to the rank correlation of a map with itself under another seed
 
 
 def check_completeness(gaps: Tensor | None) -> Check:
@@ -38,7 +38,7 @@ def check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
 
 
 def check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
-    """Whether the map changes with what was changed (`other`), more than it does under another seed."""
+    """Whether the map changes with what was changed (`other`), and more than under another seed."""
     middle = Spread.of(likeness.abs().tolist()).median
     how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
     if middle is None:  # a constant map is like nothing
@@ -50,7 +50,7 @@ def check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> C
 
 
 def check_order(name: str, gains: Tensor, done: str, moves: str) -> Check:
-    """Whether the class's probability moves faster by the map's order than by that of its displaced copies."""
+    """Whether the class's probability changes faster in the order of the map than in that of its displaced copies."""
     gains = gains[gains.isfinite()]
     n = len(gains)
     if n < 2:

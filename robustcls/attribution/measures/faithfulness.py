@@ -1,7 +1,7 @@
-"""Whether attribution maps say what the model does: completeness, insertion, deletion, infidelity, sensitivity.
+"""Measures of how faithful attribution maps are to the model: completeness, insertion, deletion, infidelity, sensitivity.
 
-Images are float N,C,H,W in [0, 1] and target holds one class per image. The model may be on any device and in any mode and
-is left as it was. Every measure gives N float64 values on the CPU and raises InputError for shapes that do not fit.
+Images are float N,C,H,W in [0, 1], and target has one class per image. The model may be on any device and in any mode, and is
+not changed. Every measure returns N float64 values on the CPU and raises InputError for shapes that do not fit.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,8 @@ from robustcls.core.gradients import frozen
 def completeness_gap(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor, baseline: Tensor) -> Tensor:
     """|sum(maps) - change| / |change|, where change = logit(x) - logit(baseline) of the target: 0.01 is 1%.
 
-    maps: N,C,H,W or N,H,W of a method that claims to add up (Sundararajan et al. 2017, arXiv:1703.01365). baseline: like x,
-    the images that the method started from. inf where the logit does not change and the maps do not add up to 0; nan where
-    both are 0.
+    maps: N,C,H,W or N,H,W of a method that is complete (Sundararajan et al. 2017, arXiv:1703.01365). baseline: shaped like x,
+    the baselines of the method. inf if the logit does not change and the map does not add up to 0; nan if both are 0.
     """
     _check("completeness_gap", x, target, maps, "baseline", baseline)
     with torch.no_grad(), frozen(model):
@@ -32,11 +31,12 @@ def completeness_gap(model: nn.Module, x: Tensor, target: Tensor, maps: Tensor, 
 def insertion(
     model: nn.Module, x: Tensor, target: Tensor, order_maps: Tensor, *, blank: Tensor, steps: int = 16
 ) -> Tensor:
-    """Area under the target's softmax probability while the image's pixels are put into `blank`, the largest map value first.
+    """Area under the target's softmax probability as the image's pixels are inserted into `blank`, largest map values first.
 
     RISE's insertion (Petsiuk et al. 2018, arXiv:1806.07421): N values in [0, 1], higher is better. order_maps: N,H,W,
-    signed; pixels that tie go in reading order. blank: images like x. steps: in how many equal parts the pixels go, up to
-    half a pixel; the trapezoid rule over steps + 1 points. nan where a map is not finite. Raises InputError for no steps.
+    signed; ties are broken in reading order. blank: images like x. steps: number of equal parts, up to half a pixel, in
+    which pixels are inserted; the trapezoid rule uses steps + 1 points. nan if a map is not finite. Raises InputError if
+    steps is below 1.
     """
     return _area("insertion", model, x, target, order_maps, blank, steps)
 
@@ -44,7 +44,7 @@ def insertion(
 def deletion(
     model: nn.Module, x: Tensor, target: Tensor, order_maps: Tensor, *, blank: Tensor, steps: int = 16
 ) -> Tensor:
-    """Area under the target's softmax probability while `blank`'s pixels are put into the image, the largest map value first.
+    """Area under the target's softmax probability as the image's pixels are replaced by `blank`, largest map values first.
 
     RISE's deletion (Petsiuk et al. 2018, arXiv:1806.07421): N values in [0, 1], lower is better. The rest is as for
     `insertion`.
@@ -55,13 +55,13 @@ def deletion(
 def infidelity(
     model: nn.Module, x: Tensor, target: Tensor, maps: Tensor, *, blank: Tensor, draws: int = 32, seed: int = 0
 ) -> Tensor:
-    """The share of the logit's falls that the map does not account for, when random halves of the image are blanked.
+    """Return the share of the logit's decreases that the map does not explain, when random halves of the image are blanked.
 
     The mean square of b * sum(map over what is blanked) - fall, over the mean square of the falls, with the scale b that
     fits each image best (Yeh et al. 2019, arXiv:1901.09392, with blanking as the perturbation): N values in [0, 1], 0 is
-    best. With the scale, maps of all methods compare, whatever their unit. maps: N,H,W, signed. blank: images like x.
-    Blanked are squares of an eighth of the shorter side, each with probability one half, the same ones in every image. nan
-    where no fall is seen. Raises InputError for less than two draws.
+    best. Because of the scale, maps in different units can be compared. maps: N,H,W, signed. blank: images like x. Squares of
+    an eighth of the shorter side are blanked, each with probability one half, the same ones in every image. nan if the logit
+    never changes. Raises InputError for fewer than two draws.
     """
     _check("infidelity", x, target, maps, "blank", blank)
     _check_flat("infidelity", maps)
@@ -73,12 +73,12 @@ def infidelity(
         before = _target_logits(model, x, target)
         falls = torch.stack([before - _target_logits(model, torch.where(m, blank, x), target) for m in masks], 1)
     scale = (claimed * falls).sum(1) / claimed.square().sum(1).clamp_min(1e-300)
-    scale = scale.clamp_min(0)  # a map that says the reverse accounts for nothing
+    scale = scale.clamp_min(0)  # a map with reversed signs explains nothing
     return (scale[:, None] * claimed - falls).square().sum(1) / falls.square().sum(1)
 
 
 def _random_squares(x: Tensor, draws: int, seed: int) -> Tensor:
-    """Boolean draws,H,W on x's device."""
+    """Return random masks of squares: bool, draws,H,W, on x's device."""
     height, width = x.shape[2:]
     side = max(1, min(height, width) // 8)
     shape = (draws, -(-height // side), -(-width // side))
@@ -112,7 +112,7 @@ def sensitivity_max(
     maps = _flat(explain_maps(x) if maps is None else maps, x)
     size = maps.norm(dim=1)
     largest = torch.zeros(len(x), dtype=torch.float64)
-    # Not captum's: it repeats the images `draws` times in one batch, where the targets inside explain_maps no longer fit.
+    # captum's version is not used: it repeats the images `draws` times in one batch, so targets in explain_maps would not fit.
     for _ in range(draws):
         noise = radius * (2 * torch.rand(x.shape, generator=generator) - 1)
         moved = _flat(explain_maps((x + noise.to(x)).clamp(0, 1)), x)
@@ -135,7 +135,7 @@ def _area(
     start, end = (blank, x) if name == "insertion" else (x, blank)
     pixels = order_maps[0].numel()
     counts = [round(step * pixels / steps) for step in range(steps + 1)]
-    # A sort and its inverse: each pixel's turn.
+    # Sorting, and inverting the order, gives the rank at which each pixel is replaced.
     turns = order_maps.detach().flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     turns = turns.view(len(x), 1, *x.shape[2:])
     curves = []
@@ -149,7 +149,7 @@ def _area(
                 check_logits(logits, classes)
                 points.append(logits.double().softmax(1).gather(1, classes[:, None]))
             curves.append(torch.cat(points, 1).cpu())
-    # Where the steps do not divide the pixels, the points are not evenly spaced.
+    # If the number of pixels is not a multiple of the steps, the points are not evenly spaced.
     shares = torch.tensor(counts, dtype=torch.float64) / pixels
     areas = torch.trapezoid(torch.cat(curves), shares, dim=1)
     return areas.where(order_maps.isfinite().flatten(1).all(1).cpu(), torch.nan)
@@ -160,7 +160,7 @@ def _parts(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _target_logits(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
-    """The target's logit of each image, N float64 on the CPU. Raises InputError for a class that the model does not have."""
+    """Return the target's logit for each image, N float64 on the CPU. Raises InputError for a class that the model lacks."""
     values = []
     for part, classes in _parts(images_per_pass(images), images, target[: len(images)]):
         logits = model(placed(model, part))

@@ -1,4 +1,4 @@
-"""Controls for attribution maps: other weights, another class, noise of the attack's own norm."""
+"""Controls for attribution maps: shuffled weights, another class, and noise of the attack's norm."""
 
 from copy import deepcopy
 
@@ -10,7 +10,7 @@ from robustcls.core.errors import InputError
 
 
 def shuffled_weights(model: nn.Module, seed: int) -> nn.Module:
-    """A copy of the model with every tensor's values in a random order (Adebayo et al. 2018, arXiv:1810.03292).
+    """Return a copy of the model with every tensor's values in random order (Adebayo et al. 2018, arXiv:1810.03292).
 
     That is the paper's model parameter randomisation as an independent draw of all layers: each floating-point parameter
     and buffer keeps its own values, and with them its scale, so that activations neither die nor overflow. Tied parameters
@@ -32,9 +32,9 @@ def shuffled_weights(model: nn.Module, seed: int) -> nn.Module:
 
 
 def other_class(target: Tensor, num_classes: int, seed: int) -> Tensor:
-    """Another class than each image's target, drawn uniformly: the random-logit test (Sixt et al. 2020, arXiv:1912.09818).
+    """Draw another class than each image's target: the random-logit test (Sixt et al. 2020, arXiv:1912.09818).
 
-    target: N integers. Gives N int64 on target's device. Raises InputError for one class, or a target outside them.
+    target: N integers. Returns N int64 on target's device. Raises InputError for a single class, or a target out of range.
     """
     if num_classes < 2:
         raise InputError(f"{num_classes} class leaves no other one to explain: give a model of two classes or more")
@@ -50,7 +50,7 @@ def other_class(target: Tensor, num_classes: int, seed: int) -> Tensor:
 
 
 def benign_noise(x: Tensor, x_adv: Tensor, seed: int) -> Tensor:
-    """The images with the attack's own changes at other places, with other signs: of the same norm, whichever it is.
+    """Return the images with the attack's changes at other places and with other signs, so that any norm stays the same.
 
     A change that would leave [0, 1] takes the other sign; where that leaves it too, it is shortened.
     """

@@ -1,7 +1,7 @@
-"""How alike two stacks of attribution maps are, per sample, and how sparse one is.
+"""Similarity of two stacks of attribution maps, per sample, and the sparseness of one.
 
-Measures of likeness take a and b, float N,H,W on the CPU, and give N float64 values: nan where it is not defined on a sample,
-such as the correlation with a constant map, and where a map is not finite. Raises InputError for other shapes.
+Similarity measures take a and b, float N,H,W on the CPU, and return N float64 values: nan where a measure is not defined, such
+as the correlation with a constant map, or where a map is not finite. They raise InputError for other shapes.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from robustcls.core.errors import InputError
 
 
 def compare(a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """All measures of a against b, N,H,W each: N values under each name. `top_k_tolerant` has a tolerance of one pixel."""
+    """Return all similarity measures of a and b, N,H,W each: N values by name. `top_k_tolerant` tolerates one pixel."""
     return {
         "spearman": spearman(a, b),
         "top_k": top_k(a, b),
@@ -24,18 +24,18 @@ def compare(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """The rank correlation of the pixels' signed values, in [-1, 1]; pixels that tie share their average rank."""
+    """Return the rank correlation of the pixels' signed values, in [-1, 1]; ties get their average rank."""
     a, b, defined = _pair(a, b)
     return _where(defined, _cosine(_centred_ranks(a), _centred_ranks(b)))
 
 
 def top_k(a: Tensor, b: Tensor, share: float = 0.05, tolerance: int = 0) -> Tensor:
-    """The share of the pixels of largest magnitude that a and b have in common (Ghorbani et al. 2019, arXiv:1710.10547).
+    """Return the share of the pixels with the largest magnitudes that a and b share (Ghorbani et al. 2019, arXiv:1710.10547).
 
-    share: how much of the map is its top, k = max(1, round(share * H * W)) pixels: always k, in reading order where
-    magnitudes tie, zeros too where a map has fewer others. tolerance: in pixels; a top pixel counts where the other map has
-    one so near along both axes, and the result is the mean of both directions. In [0, 1]; nan where a map is all zero.
-    Raises InputError for a share outside (0, 1] or a negative tolerance.
+    share: of the pixels that count as top: k = max(1, round(share * H * W)). There are always k, with ties broken in reading
+    order, and including zeros if a map has too few other values. tolerance: in pixels; a top pixel counts if the other map has
+    one within this distance along both axes, and the result is the mean of both directions. In [0, 1]; nan if a map is all
+    zero. Raises InputError for a share outside (0, 1] or a negative tolerance.
     """
     if not 0 < share <= 1:
         raise InputError(f"top_k: share={share} is not in (0, 1]: give the part of the pixels, such as 0.05")
@@ -44,7 +44,7 @@ def top_k(a: Tensor, b: Tensor, share: float = 0.05, tolerance: int = 0) -> Tens
     a, b, defined = _pair(a, b)
     k = max(1, round(share * a[0].numel()))
     tops = [_top(maps, k) for maps in (a, b)]
-    # A tolerance beyond the longer side reaches every pixel already.
+    # A tolerance as large as the longer side already reaches every pixel.
     radius = min(tolerance, max(a.shape[1:]))
     near_a, near_b = (F.max_pool2d(top, 2 * radius + 1, stride=1, padding=radius) for top in tops)
     common = (tops[0] * near_b + tops[1] * near_a).sum((1, 2)) / 2
@@ -86,29 +86,29 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of the angle between the maps as vectors, in [-1, 1]; nan where a map is all zero."""
+    """Return the cosine similarity of the maps as vectors, in [-1, 1]; nan if a map is all zero."""
     a, b, defined = _pair(a, b)
     return _where(defined, _cosine(a, b))
 
 
 def gini(maps: Tensor) -> Tensor:
-    """The Gini index of each map's magnitudes (Chalasani et al. 2020, arXiv:1810.06583): N,H,W to N float64 in [0, 1).
+    """Return the Gini index of each map's magnitudes (Chalasani et al. 2020, arXiv:1810.06583): N,H,W to N float64 in [0, 1).
 
-    0: all pixels have the same magnitude; 1 - 1/(H*W): one pixel has it all. nan where a map is all zero or not finite.
+    0: all pixels have the same magnitude; 1 - 1/(H*W): only one pixel is not 0. nan if a map is all zero or not finite.
     Raises InputError for other shapes.
     """
     _check(maps)
     magnitude = maps.detach().to("cpu", torch.float64).abs().flatten(1).sort(1).values
     pixels = magnitude.shape[1]
     weights = (pixels - torch.arange(1, pixels + 1, dtype=torch.float64) + 0.5) / pixels
-    # Rounding can put equal magnitudes a hair below 0.
+    # Rounding can give slightly less than 0 for equal magnitudes.
     return (1 - 2 * (magnitude * weights).sum(1) / magnitude.sum(1)).clamp_min(0)
 
 
 def shuffled(maps: Tensor, seed: int) -> Tensor:
-    """The control "random map": each map's own values in a random order, another order for each map. N,H,W to N,H,W.
+    """Return the control "random map": each map's values in a random order, a different one for each map. N,H,W to N,H,W.
 
-    It keeps the distribution of the values, and with it the sparseness, and loses all places.
+    This keeps the distribution of values, and therefore the sparseness, but no positions.
     """
     _check(maps)
     values = maps.flatten(1)
@@ -117,10 +117,10 @@ def shuffled(maps: Tensor, seed: int) -> Tensor:
 
 
 def displaced(maps: Tensor, seed: int) -> Tensor:
-    """A random map of the same texture: each map, mirrored at random and shifted round the image by a random way.
+    """Return random maps of the same texture: each map mirrored at random and shifted cyclically by a random offset.
 
-    maps: N,H,W. Where pixels are put in or taken out by rank, scattered ones harm an image more than patches do, so a map
-    must be held against one that is as patchy as itself.
+    maps: N,H,W. When pixels are inserted or deleted by rank, scattered pixels change an image more than patches do, so a map
+    must be compared with one that is equally patchy.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = maps.shape[1:]
@@ -140,7 +140,7 @@ def _check(maps: Tensor) -> None:
 
 
 def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both in float64, and whether each sample is finite in both."""
+    """Return both stacks in float64, and whether each sample is finite in both."""
     _check(a)
     _check(b)
     if a.shape != b.shape:
@@ -159,7 +159,7 @@ def _not_zero(maps: Tensor) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
-    # Scaled to 1 first: squares of the smallest gradients would vanish.
+    # Scale to 1 first, because the squares of very small gradients would underflow.
     a, b = (maps / maps.abs().amax(1, keepdim=True) for maps in (a, b))
     return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).clamp(-1, 1)
 

@@ -1,4 +1,4 @@
-"""Whether attribution maps can be trusted: how an attack changes them, and whether they say anything about the model."""
+"""Measure whether attribution maps can be trusted: how an attack changes them, and whether they depend on the model."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +40,9 @@ from robustcls.runtime.search import make_search_model
 
 RULE = "correctly classified samples that the attack changed; maps of the true class's logit, channels summed"
 CONTROLS = 4  # random maps whose insertion and deletion are averaged
-STEPS, DRAWS, NOISY = 16, 32, 3  # of insertion and deletion, infidelity, sensitivity_max
-# Per sample and method: maps (clean, adversarial, noise, again, another seed, weights and class; noisy ones), and passes
-# forward beside these.
+STEPS, DRAWS, NOISY = 16, 32, 3  # steps of insertion and deletion, draws of infidelity, draws of sensitivity_max
+# Cost per sample and method: maps (clean, adversarial, noise, repeated, another seed, shuffled weights, another class, and
+# noisy ones), and forward passes besides these.
 MAPS, FORWARDS = 7 + NOISY, 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1
 
 
@@ -50,15 +50,15 @@ MAPS, FORWARDS = 7 + NOISY, 2 * (1 + CONTROLS) * (STEPS + 1) + DRAWS + 1
 class Samples:
     """The samples whose maps are measured (CPU): correctly classified ones that the attack changed."""
 
-    rows: Tensor  # their places among the samples that were given
+    rows: Tensor  # positions among the given samples
     x: Tensor
     y: Tensor
     x_adv: Tensor
-    flipped: Tensor  # bool, N: the model gives x_adv another label
+    flipped: Tensor  # bool, N: the model predicts another label for x_adv
     num_classes: int
 
     def spread(self, count: int) -> "Samples":
-        """At most `count` of them, evenly spaced over the classes."""
+        """Return at most `count` of the samples, spread evenly over the classes."""
         at = spaced(self.y, count)
         return Samples(self.rows[at], self.x[at], self.y[at], self.x_adv[at], self.flipped[at], self.num_classes)
 
@@ -69,12 +69,12 @@ class Samples:
 
 @dataclass
 class Maps:
-    """A method's maps of the true classes."""
+    """A method's maps of the true classes' logits."""
 
     clean: Tensor
     adversarial: Tensor
     images_per_second: float
-    nonfinite: Tensor  # N, bool: one of the two had entries that were not finite, which became 0
+    nonfinite: Tensor  # N, bool: one of the two maps had entries that were not finite, which became 0
 
     def take(self, rows: Tensor) -> "Maps":
         return Maps(self.clean[rows], self.adversarial[rows], self.images_per_second, self.nonfinite[rows])
@@ -95,19 +95,19 @@ def explain_metrics(
     Samples whose target the model does not predict, or that the attack did not change, are left out of all measures.
 
     Args:
-        model: any module on [0, 1] pixels; it is left exactly as it was.
+        model: any module that takes [0, 1] pixels; it is not changed.
         images: float N,C,H,W in [0, 1].
-        target: one class for all, or one per image; None takes each image's predicted class.
+        target: one class for all, or one per image; None uses each image's predicted class.
         method: as for `robustcls.explain`.
-        adversarial: adversarial versions of the images. With these, likeness also tells how alike the maps of clean and
-            adversarial images are, beside noise of the same norm.
-        quality_n: samples for quality and checks.
+        adversarial: adversarial versions of the images. With these, `.likeness` also compares the maps of clean and
+            adversarial images, and those of images with noise of the same norm.
+        quality_n: largest number of samples for quality and checks.
 
     Returns:
         A record with `.likeness`, `.quality` and `.checks`.
 
     Raises:
-        InputError: for arguments that do not fit, and where no sample is left.
+        InputError: for invalid arguments, and if no sample is left.
 
     Example:
         >>> measures = robustcls.explain_metrics(model, images, labels, "gradcam", adversarial=x_adv)
@@ -117,7 +117,9 @@ def explain_metrics(
     model = classifier_with_warning(model, images)
     if target is None:
         with frozen(model):
-            target = predict_labels(predict(model, images, 128)).clamp_min(0)  # of no class: left out below
+            target = predict_labels(predict(model, images, 128)).clamp_min(
+                0
+            )  # samples without a predicted class are left out below
     labels = one_each(target, images)
     if adversarial is not None and adversarial.shape != images.shape:
         raise InputError(f"adversarial images are {tuple(adversarial.shape)}, the clean ones {tuple(images.shape)}")
@@ -134,7 +136,7 @@ def explain_metrics(
 def select_samples(
     model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, batch_size: int = 128, *, attacked: bool = True
 ) -> Samples:
-    """The samples that the model classifies correctly and, where attacked, that the attack changed."""
+    """Return the samples that the model classifies correctly and, if there was an attack, that the attack changed."""
     x, y, x_adv = (tensor.detach().cpu() for tensor in (x, y, x_adv))
     with frozen(model):
         clean = predict(model, x, batch_size)
@@ -150,7 +152,7 @@ def select_samples(
 def make_maps(
     model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, method: str, *, seed: int = 0, progress: bool = False
 ) -> Maps:
-    """The maps of clean and adversarial images, on the same superpixels and with the same draws."""
+    """Return the maps of clean and adversarial images, with the same superpixels and random draws."""
     started = time.perf_counter()
     made = partial(
         explain, model, target=y, method=method, seed=mix(seed, 0), reference=x, keep_nonfinite=True, progress=progress
@@ -162,7 +164,7 @@ def make_maps(
 
 
 def quiet_maps(model: nn.Module, images: Tensor, target: Tensor, method: str, **options: Any) -> Tensor:
-    """As `explain`, without its warning: entries that are not finite are 0."""
+    """Return the maps of `explain` without its warning: entries that are not finite become 0."""
     return finite(explain(model, images, target, method, keep_nonfinite=True, **options))
 
 
@@ -177,7 +179,7 @@ def measure_all(
     progress: bool = False,
     on_method: Callable[[str], None] = lambda method: None,
 ) -> Explanations:
-    """The measures of several methods by their maps of the same samples. attack: its spec, for the record."""
+    """Return the measures of several methods from their maps of the same samples. attack: its spec, for the record."""
     n = len(samples.x)
     record = Explanations(RULE, attack, n, int(samples.flipped.sum()), min(n, quality_n), seed)
     for method, made in maps.items() if n else ():
@@ -196,7 +198,7 @@ def measure(
     seed: int = 0,
     progress: bool = False,
 ) -> MethodMeasures:
-    """All measures of a method's maps of the samples; quality and checks on at most quality_n of them."""
+    """Return all measures of a method's maps; quality and checks are measured on at most quality_n samples."""
     described = "; ".join(filter(None, (note(model, samples.x, method), nonfinite_remark(maps.nonfinite))))
     record = MethodMeasures(method, described, round(maps.images_per_second, 3))
     flat = collapse(maps.clean)
@@ -217,7 +219,7 @@ def measure(
 
 
 def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -> Tensor | None:
-    """How far each map misses the change that it claims to add up to, as a share; None where it claims nothing."""
+    """Return the completeness gap of each map, as a share of the logit's change; None if the method is not complete."""
     start = origin(x, method)
     return None if start is None else completeness_gap(model, x, y, maps, start)
 
@@ -225,7 +227,7 @@ def gaps_of(model: nn.Module, x: Tensor, y: Tensor, maps: Tensor, method: str) -
 def _assess(
     model: nn.Module, samples: Samples, maps: Tensor, record: MethodMeasures, seed: int, progress: bool
 ) -> None:
-    """Fills in quality and checks. maps: of the clean images."""
+    """Fill in quality and checks of the record. maps: of the clean images."""
     x, y, flat = samples.x, samples.y, collapse(maps)
 
     def again(images: Tensor = x, target: Tensor = y, of: nn.Module = model, stream: int = 0) -> Tensor:
@@ -251,7 +253,7 @@ def _assess(
     fast = make_search_model(model, "fp32", x[:2].to(device_of(model), dtype_of(model)))  # for passes without gradients
 
     def areas(area: Callable[..., Tensor], blank: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the maps, and the mean over their controls."""
+        """Return the area for the maps, and the mean area over their random controls."""
         shown = follow([flat, *orders], f"{area.__name__}, {record.method}", "order", show=progress)
         own, *controls = [area(fast, x, y, order, blank=blank, steps=STEPS) for order in shown]
         return own, torch.stack(controls).mean(0)

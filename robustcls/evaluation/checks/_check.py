@@ -1,4 +1,4 @@
-"""What a check is, and what checks share: which samples they look at, and when a share of them warns or fails."""
+"""The shared parts of the self-checks: which samples they use, and from which share a check warns or fails."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,20 +18,21 @@ from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.results.records import Check
 
-PASSIVE = 32  # samples of a check that needs no attack
-SAMPLES = 100  # at most, of a check that attacks
-FEW = 16  # samples where one is as good as a hundred, or where an attack is repeated that takes long
-ZERO_GRADIENTS = 0.05  # share of samples
-# Samples that speak against the numbers, as (count, share) of those attacked: what exceeds both warns, or fails.
-# Square takes one or two of hundreds from an honest model too (AutoAttack's own tables show it).
+PASSIVE = 32  # samples of a check without an attack
+SAMPLES = 100  # largest number of samples of a check that attacks
+FEW = 16  # samples of a check that needs only a few, or that repeats an expensive attack
+ZERO_GRADIENTS = 0.05  # share of samples without a gradient above which the check fails
+# Thresholds for samples that contradict the result, as (count, share of those attacked): a check warns, or fails, above both.
+# On models without gradient masking, Square also breaks one or two of hundreds (as AutoAttack's own tables show).
 WARN, FAIL = (1, 0.01), (2, 0.05)
-# Of the nearest survivors alone, as (count, share of all samples, largest share of those attacked): what was lost at least.
+# The same for attacks on the survivors nearest to the boundary only: (count, share of all samples, largest share of those
+# attacked).
 WARN_LOST, FAIL_LOST = (1, 0.005, 0.25), (2, 0.02, 0.5)
 NOTHING_LEFT = "gradient attacks left nothing to break"
 NOTHING_CORRECT = "the model gets no clean image right, so there is nothing to break"
 STANDARD = "run the suite standard"
 AIMED = "the attacks aim at a class, and this check is about any wrong one"
-# Why a comparison of gradient attacks says nothing.
+# Reasons why gradient attacks cannot be compared with others.
 NO_GRADIENTS, ELSEWHERE, WHOLE_BOX, NONE_USED = (
     "the model gives no gradients, so there is nothing to compare",
     "the gradients are another model's, so there is nothing to compare",
@@ -41,16 +42,16 @@ NO_GRADIENTS, ELSEWHERE, WHOLE_BOX, NONE_USED = (
 
 
 class NotRun(Exception):
-    """Why a check says nothing."""
+    """A check could not be made; the message says why."""
 
 
 @dataclass
 class CheckFunction:
-    """A check as it is called: it never raises what a model or an attack does. None: there is nothing to say."""
+    """A self-check that can be called: errors of models and attacks become results. None: the check does not apply."""
 
     function: Callable[[Engine, Outcome], Check | None]
-    place: int  # in the list of an evaluation
-    thorough: bool  # made only where it is asked for, and not after the time is up
+    place: int  # position in the list of an evaluation
+    thorough: bool  # run only on request, and not after the time limit
 
     def __post_init__(self) -> None:
         self.id: str = self.function.__name__
@@ -63,7 +64,7 @@ class CheckFunction:
             return self.function(engine, outcome)
         except NotRun as reason:
             return Check(self.id, "not_run", None, None, str(reason))
-        except Exception as failure:  # the cascade's hours are worth more than one check
+        except Exception as failure:  # one failed check must not lose the results of a long cascade
             if not self.thorough:
                 raise
             return Check(self.id, "not_run", None, None, _said(failure))
@@ -72,12 +73,12 @@ class CheckFunction:
 def check(
     place: int, *, thorough: bool = False
 ) -> Callable[[Callable[[Engine, Outcome], Check | None]], CheckFunction]:
-    """Declares a function of the engine and the cascade's outcome as a check; its name is the check's id."""
+    """Declare a function of the engine and the cascade's outcome as a check; its name is the check's id."""
     return lambda function: CheckFunction(function, place, thorough)
 
 
 def verdict(name: str, measured: float, threshold: float, what: str, advice: str) -> Check:
-    """It fails above the threshold, and where nothing was measured (NaN)."""
+    """Return a check that fails if the value measured is above the threshold or NaN."""
     failed = not measured <= threshold
     known = measured if math.isfinite(measured) else None  # JSON has no NaN
     return Check(name, "fail" if failed else "pass", known, threshold, f"{what}; {advice}" if failed else what)
@@ -86,7 +87,7 @@ def verdict(name: str, measured: float, threshold: float, what: str, advice: str
 def verdict_of_share(
     name: str, share: float, bounds: Sequence[float], what: str, if_warned: str, if_failed: str
 ) -> Check:
-    """bounds: beyond the first it warns, beyond the second it fails."""
+    """Return a check that warns if the share is above the first of the bounds, and fails if it is above the second."""
     warn, fail = bounds
     if share <= warn:
         return Check(name, "pass", share, warn, what)
@@ -96,7 +97,10 @@ def verdict_of_share(
 
 
 def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: str, if_failed: str) -> Check:
-    """By `count` of `total` samples, which should be none, and WARN and FAIL; the share is what was measured."""
+    """Return a check of `count` of `total` samples, which should be 0, with the thresholds WARN and FAIL.
+
+    The value measured is the share.
+    """
     bounds = [max(least / total, share) for least, share in (WARN, FAIL)]
     return verdict_of_share(name, count / total, bounds, what, if_warned, if_failed)
 
@@ -104,9 +108,10 @@ def verdict_of_count(name: str, count: int, total: int, what: str, if_warned: st
 def verdict_of_nearest(
     name: str, count: int, tried: int, n: int, attack: str, if_warned: str, if_failed: str, *, may_fail: bool = True
 ) -> Check:
-    """By what an attack took of the nearest survivors, which should be nothing, and WARN_LOST and FAIL_LOST.
+    """Return a check of how many survivors near the boundary an attack broke, with the thresholds WARN_LOST and FAIL_LOST.
 
-    count of tried samples, of n in all. The share of those tried is what was measured. may_fail: else it warns at most.
+    The attack broke `count` of `tried` samples, out of n in total; the value measured is count / tried. may_fail: False lets
+    the check only warn.
     """
     bounds = [min(max(least, share * n) / tried, most) for least, share, most in (WARN_LOST, FAIL_LOST)]
     what = (
@@ -119,16 +124,17 @@ def verdict_of_nearest(
 
 
 def is_differentiable(model: nn.Module) -> bool:
+    """Whether the model gives gradients."""
     return getattr(getattr(model, "model", model), "differentiable", True)
 
 
 def passive_rows(engine: Engine) -> Tensor:
-    """Rows of a few samples of every class: files lie class by class."""
+    """Return the rows of a few samples, spread over the classes, since data sets may be sorted by class."""
     return spaced(engine.y, PASSIVE)
 
 
 def correct_rows(engine: Engine, outcome: Outcome, most: int = 0) -> Tensor:
-    """Rows of samples that the model gets right, SAMPLES at most, spread evenly. Without any, the check was not run."""
+    """Return rows of samples that are classified correctly, at most SAMPLES or `most`. Raises NotRun if there are none."""
     rows = outcome.correct.nonzero().squeeze(1)
     if len(rows) == 0:
         raise NotRun(NOTHING_CORRECT)
@@ -136,15 +142,15 @@ def correct_rows(engine: Engine, outcome: Outcome, most: int = 0) -> Tensor:
 
 
 def spread(engine: Engine, rows: Tensor, most: int = 0) -> Tensor:
-    """SAMPLES of these rows at most, or so many, spread evenly over the classes."""
+    """Return at most SAMPLES, or `most`, of these rows, spread evenly over the classes."""
     return rows[spaced(engine.y[rows], most or SAMPLES)]
 
 
 def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tensor:
-    """At most `most` of these rows, in order: those whose strongest attempt came closest to another class.
+    """Return at most `most` of these rows, sorted: those whose strongest attempt came closest to another class.
 
-    What an attack just missed is among them. By the margin, which ranks what other attacks break far higher than the
-    difference of logits ratio does; of samples that no attack met, that of the clean image.
+    They include the samples that an attack just missed. Samples are ranked by the margin, which ranks those that other attacks
+    break far higher than the difference of logits ratio does; if no attack ran on a sample, by that of its clean image.
     """
     if len(among) <= most:
         return among
@@ -154,7 +160,7 @@ def nearest(engine: Engine, outcome: Outcome, among: Tensor, most: int) -> Tenso
 
 
 def looked_at(engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
-    """N, bool: the samples whose attempts the checks that are always made look at, of those that are done (N, bool)."""
+    """Return the samples whose attempts the checks that always run use, of those that are done (N, bool): N, bool."""
     wanted = torch.zeros(len(engine.y), dtype=torch.bool)
     answered = (outcome.clean != NO_ANSWER).nonzero().squeeze(1)
     wanted[answered[spaced(engine.y[answered], PASSIVE)]] = True
@@ -163,7 +169,7 @@ def looked_at(engine: Engine, outcome: Outcome, done: Tensor) -> Tensor:
 
 
 def gradient_attacks(outcome: Outcome) -> list[int]:
-    """Numbers of the cascade's attacks that used gradients and did not fail."""
+    """Return the numbers of the cascade's attacks that used gradients and did not fail."""
     return [
         number for number, (attack, record) in enumerate(zip(outcome.attacks, outcome.records, strict=True))
         if attack.traits.gradients and not record.error
@@ -171,7 +177,7 @@ def gradient_attacks(outcome: Outcome) -> list[int]:
 
 
 def compared_attacks(engine: Engine, outcome: Outcome) -> list[int]:
-    """The gradient attacks whose survivors another attack may tell something of. Raises NotRun where it does not."""
+    """Return the numbers of the gradient attacks whose survivors another attack can test. Raises NotRun if it cannot."""
     if not is_differentiable(engine.model):
         raise NotRun(NO_GRADIENTS)
     if engine.subject.surrogate is not None:
@@ -188,11 +194,11 @@ def compared_attacks(engine: Engine, outcome: Outcome) -> list[int]:
 
 
 def need_gradients(engine: Engine) -> None:
-    """Raises NotRun unless gradient attacks on the model itself can be compared."""
+    """Raise NotRun unless gradient attacks on the model itself can be compared."""
     if not is_differentiable(engine.model):
         raise NotRun("the model gives no gradients, so no gradient attack can be compared")
     if engine.subject.surrogate is not None:
-        raise NotRun("the gradients are another model's, so they say nothing of this one")
+        raise NotRun("the gradients are another model's, so they say nothing about this one")
     if engine.threat.is_whole_box:
         raise NotRun("every image is allowed, so any attack wins")
     if engine.threat.eps == 0:
@@ -200,7 +206,7 @@ def need_gradients(engine: Engine) -> None:
 
 
 def stream_of(name: str) -> int:
-    """Names the random numbers of a check."""
+    """Return the number that identifies the random numbers of a check."""
     return mix(*name.encode())
 
 
@@ -212,7 +218,7 @@ def broken(
     stream: tuple[str, int],
     start: Tensor | None = None,
 ) -> Tensor:
-    """Whether the attack breaks each of the samples at these rows. stream: of the check's id and a number."""
+    """Whether the attack breaks each of the samples at these rows: bool. stream: the check's id and a number."""
     if engine.subject.aim is not None:
         raise NotRun(AIMED)
     success, named = torch.zeros(len(engine.y), dtype=torch.bool), as_attack(attack)
@@ -226,9 +232,9 @@ def broken(
 def broken_by_probe(
     name: str, engine: Engine, rows: Tensor, probe: Sequence[tuple[str, Tensor | None]]
 ) -> tuple[int, str]:
-    """How many samples at these rows attacks break, each on the survivors of the one before; and their specs.
+    """Run attacks on the samples at these rows, each on the survivors of the one before; return how many break, and the specs.
 
-    probe: spec and start of each. Raises NotRun where one fails.
+    probe: spec and start of each attack. Raises NotRun if one fails.
     """
     success = torch.zeros(len(engine.y), dtype=torch.bool)
     for number, (spec, start) in enumerate(probe):

@@ -1,4 +1,4 @@
-"""Which wrapper a defence should be attacked through, as a command or a call to paste."""
+"""The wrapper through which to attack a defence, as a command or call to paste."""
 
 import shlex
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from robustcls.models.wrappers.averaged import Averaged
 
 
 def through_averaged(engine: Engine) -> str:
-    """How to attack a random model's expectation."""
+    """Return how to attack the expectation of a random model."""
     return _how(engine.subject, "averaged", "draws=20", 'suite="rand"', "--suite rand")
 
 
 def through_layer(engine: Engine, rows: Tensor) -> str:
-    """How to attack past the layer at which the gradient ends; "" where it passes all of them. rows: of samples."""
+    """Return how to attack past the layer at which the gradient ends, or "" if it passes all layers. rows: of samples."""
     x, y = engine.x[rows].to(engine.device), engine.y[rows].to(engine.device)
     layer = gradient_ends_at(_own(engine.subject), x, y)
     if not layer:
@@ -30,14 +30,14 @@ def through_layer(engine: Engine, rows: Tensor) -> str:
 
 
 def past_function(engine: Engine) -> str:
-    """The same where no layer by itself ends it: a function must."""
+    """Return the same for a gradient that ends at no layer, and so must end at a function."""
     function = "package.module:function"
     option = f"layer={function}" if engine.subject.spec else f'layer="{function}"'
     return "name the function at which the gradient ends: " + _how(engine.subject, "straight_through", option, "", "")
 
 
 def gradient_ends_at(model: nn.Module, x: Tensor, y: Tensor) -> str:
-    """The name of the innermost module that a gradient reaches and does not leave, or whose output has none; "" for none."""
+    """Return the innermost module whose output gets a gradient and whose input gets none, or whose output has none; or ""."""
     ran: list[tuple[str, Tensor, Tensor]] = []
     arrived: dict[int, bool] = {}
 
@@ -62,12 +62,12 @@ def gradient_ends_at(model: nn.Module, x: Tensor, y: Tensor) -> str:
     hooks = [one.register_forward_hook(record(name)) for name, one in model.named_modules() if name]
     try:
         logits_and_gradient(model, x, margin, y)
-    except Exception:  # code of the user's, which has run without hooks
+    except Exception:  # the user's code ran before without hooks; an error with them only means that no layer is named
         return ""
     finally:
         for hook in hooks:
             hook.remove()
-    for name, taken, given in ran:  # what is inside ended first
+    for name, taken, given in ran:  # inner modules finish before outer ones, so the first match is the innermost
         cut = taken.requires_grad and not given.requires_grad
         if cut or (arrived.get(id(given)) and taken.requires_grad and not arrived.get(id(taken))):
             return name

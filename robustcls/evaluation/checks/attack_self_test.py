@@ -16,21 +16,20 @@ from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.results.records import Check
 
 NAME = "attack_self_test"
-# Radii as multiples of the distance that is needed. A minimum-norm attack knows no radius that its steps could fit; an
-# attack without gradients has to search for its way.
+# Radii are multiples of the distance needed. They are larger for minimum-norm attacks, whose steps fit no radius, and for
+# attacks without gradients, which have to search.
 TRIED, NEEDED_LINF, RADIUS, MINIMUM_NORM_RADIUS, BLIND_RADIUS, QUERIES = 32, 0.002, 1.5, 4.0, 8.0, 1000
-WHOLE = {"skip": 0, "within": 1.0, "look": 0}  # what an attack for the rest of others would leave out
-UNDIRECTED = ("noise", "blur", "contrast", "salt_and_pepper")  # baselines that look for no example
+WHOLE = {"skip": 0, "within": 1.0, "look": 0}  # options that keep an attack from running on all samples
+UNDIRECTED = ("noise", "blur", "contrast", "salt_and_pepper")  # baselines that do not search
 BROKE_WARN, BROKE_FAIL = 0.95, 0.8
 LARGEST_SIDE, MOST_CLASSES, CELLS = 32, 10, 4
 
 
 @check(310, thorough=True)
 def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
-    """Whether each attack breaks an undefended linear model in a ball that holds an example of every sample for sure.
+    """Whether each attack breaks an undefended linear model in a ball that surely contains an example for every sample.
 
-    Baselines such as noise look for no example, and what needs all images at once or the whole box attacks nothing of
-    this kind: they are left out.
+    Left out are baselines that do not search, such as noise, and attacks that need all images at once or the whole box.
     """
     threat = replace(engine.threat, mask=None, eight_bit=False)
     seed = mix(engine.seed, stream_of(NAME))
@@ -65,7 +64,7 @@ def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
         return Check(NAME, "pass", least, BROKE_WARN, what)
     weak = " and ".join(f"{spec} broke {share:.1%}" for spec, share in shares.items() if share < BROKE_WARN)
     what = f"on an undefended linear model, where all {len(x)} samples can be broken, {weak}"
-    advice = "such an attack is broken or far too weak, and what it leaves is no sign of robustness: fix or replace it"
+    advice = "such an attack is broken or far too weak, and its survivors are no sign of robustness: fix or replace it"
     status, threshold = ("warn", BROKE_WARN) if least >= BROKE_FAIL else ("fail", BROKE_FAIL)
     return Check(NAME, status, least, threshold, f"{what}; {advice}")
 
@@ -73,11 +72,11 @@ def attack_self_test(engine: Engine, outcome: Outcome) -> Check:
 def linear_model(
     shape: Sequence[int], num_classes: int, threat: ThreatModel, seed: int
 ) -> tuple[nn.Module, Tensor, Tensor, float]:
-    """A linear model, samples N,C,H,W of it with labels N, and the distance within which each has an adversarial example.
+    """Return a linear model, samples N,C,H,W with labels N, and the distance within which each has an adversarial example.
 
-    Two classes compete and the others lie far below, so that the way to the boundary is exact and every loss shows it.
-    The weights have one sign over cells of the image, since attacks without gradients try squares, and sizes of one order
-    but no two alike, since in l1 the largest leads the way. Large images are cut.
+    Two classes compete and all others lie far below, so that the distance to the boundary is known exactly and every loss
+    points to it. The weights have one sign over each cell of the image, since attacks without gradients try squares. Their
+    sizes are of one order of magnitude but all different, since in l1 the largest weight decides. Large images are cropped.
     """
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = shape[0], *(min(side, LARGEST_SIDE) for side in shape[1:])
@@ -91,7 +90,7 @@ def linear_model(
     delta = to_hyperplane(threat.norm, x, w.expand_as(x), (0.5 * w.sum()).expand(TRIED))
     images = x.view(TRIED, channels, height, width)
     needed = threat.distance((x + delta).view_as(images), images).max().item()
-    # Weights of its own would be drawn from the caller's random numbers.
+    # Skip the initialisation, which would draw from the caller's random numbers.
     layer = nn.utils.skip_init(nn.Linear, len(w), min(num_classes, MOST_CLASSES))
     with torch.no_grad():
         layer.weight.zero_()

@@ -1,4 +1,4 @@
-"""Whether attacks that begin from an adversarial image had one to begin from."""
+"""Whether attacks that need an adversarial image as a starting point had one."""
 
 from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.cascade import Outcome
@@ -12,9 +12,9 @@ LOST = 0.05  # share of the samples that an attack was run on
 
 @check(120)
 def attack_starts(engine: Engine, outcome: Outcome) -> Check | None:
-    """Whether every sample had a start; nothing where no attack needs one, or it begins on a surrogate.
+    """Whether every sample had a starting point. None if no attack needs one, or the attacks run on a surrogate.
 
-    Without one a sample was not attacked, and counts as robust unless another attack breaks it.
+    A sample without a starting point was not attacked, and counts as robust unless another attack breaks it.
     """
     if engine.subject.surrogate is not None:
         return None
@@ -31,14 +31,14 @@ def attack_starts(engine: Engine, outcome: Outcome) -> Check | None:
     what = f"{name} had no start for {count} of {tried} samples that count as robust"
     if not count:
         return Check(NAME, "pass", 0.0, 0.0, what)
-    what += ": the model named their class for all the images that it tried"
+    what += ": the model predicted their label for all the images that it tried"
     if all(needing):
         advice = "add an attack that begins from the image itself, such as square"
-        what += f"; nothing attacked them, so robust accuracy is overstated: {advice}"
+        what += f"; no attack ran on them, so robust accuracy is overstated: {advice}"
         return Check(NAME, "fail" if share > LOST else "warn", share, LOST if share > LOST else 0.0, what)
-    return Check(NAME, "warn", share, 0.0, f"{what}; the other attacks alone have tried them")
+    return Check(NAME, "warn", share, 0.0, f"{what}; only the other attacks ran on them")
 
 
 def _needs_start(attack: NamedAttack) -> bool:
-    """By labels alone, from another image: gradients find their way from the image itself, too."""
+    """Whether the attack must start from an adversarial image: only those without gradients must."""
     return attack.takes("others") and not attack.traits.gradients

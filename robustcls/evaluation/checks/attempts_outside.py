@@ -1,4 +1,4 @@
-"""Whether the attacks keep to the threat model."""
+"""Whether the attacks stay within the threat model."""
 
 from robustcls.evaluation.attacks import NamedAttack
 from robustcls.evaluation.cascade import Outcome
@@ -6,14 +6,14 @@ from robustcls.evaluation.checks._check import check, verdict_of_share
 from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
-MANY = 0.05  # share of an attack's attempts
+MANY = 0.05  # share of an attack's attempts above which the check fails
 
 
 @check(105)
 def attempts_outside(engine: Engine, outcome: Outcome) -> Check | None:
-    """A warning where an attack leaves images outside the ball or [0, 1], where they count for nothing; else None.
+    """A warning or failure if an attack returns images outside the ball or [0, 1], which do not count; otherwise None.
 
-    Attacks that search the nearest adversarial image, wherever it lies, may do so, as ours may that are told not to stop early.
+    Minimum-norm attacks may return such images, and so may built-in attacks that are told not to stop early.
     """
     shares = [
         (outside / tried, outside, tried, name)

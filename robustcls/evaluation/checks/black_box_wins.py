@@ -30,10 +30,11 @@ MASKED = "gradients are masked, or the gradient attacks too weak; robust accurac
 
 @check(60)
 def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
-    """Where they do, the gradients misled the gradient attacks.
+    """Whether attacks without gradients break samples that gradient attacks left, so that the gradients are misleading.
 
-    Where the cascade ran such attacks after the last gradient attack (or each attack alone), what they broke decides;
-    otherwise, or where it was noise and found little, a short probe of the survivors nearest to the boundary does.
+    If the cascade ran such attacks after the last gradient attack (or each attack alone), their result decides. Otherwise, or
+    if these were only noise or a short run of Square and found little, a short probe of the survivors nearest to the boundary
+    decides.
     """
     white = compared_attacks(engine, outcome)
     black = [
@@ -42,7 +43,7 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
     ]  # fmt: skip
     if black:
         decided = _of_cascade(engine, outcome, white, black)
-        # That noise found little means little, and so does a look.
+        # If noise, or a short run of Square, found little, this proves little.
         weak = [outcome.attacks[number].name == "noise" or outcome.attacks[number].continues for number in black]
         if decided.status == "fail" or not all(weak):
             return decided
@@ -53,7 +54,7 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
     if len(rows) == 0:
         raise NotRun(NOTHING_LEFT)
     queries = min(max(forwards // len(rows), QUERIES[0]), QUERIES[2])
-    # Around the strongest attempts, by small squares; and a little from elsewhere, where these may be no good.
+    # Small squares around the strongest attempts, and a shorter search from a new start, in case these are a dead end.
     probe = (
         ("noise(draws=4)", None),
         (f"square(queries={queries}, p_init=0.1)", outcome.x_adv),
@@ -67,7 +68,7 @@ def black_box_wins(engine: Engine, outcome: Outcome) -> Check:
 
 
 def _advice(engine: Engine, rows: Tensor, count: int, otherwise: str) -> str:
-    """How to attack past the layer at which the gradient of these samples ends, where it does. count: of those broken."""
+    """Return the advice, with how to attack past a layer at which the samples' gradient ends. count: of samples broken."""
     past = through_layer(engine, rows[:FEW]) if count else ""
     return "; ".join(filter(None, (otherwise, past)))
 

@@ -1,4 +1,4 @@
-"""Whether the strongest attack of the cascade breaks more with twice as much of one option."""
+"""Whether the strongest attack of the cascade breaks more samples with one option doubled."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import (
@@ -17,25 +17,25 @@ from robustcls.results.records import Check
 
 __all__ = ["doubled_restarts", "doubled_steps", "doubled_targets"]
 
-# Forwards and backwards of the repeated attack: a share of the cascade's, or so many where that is less.
+# Passes allowed for the repeated attack: this share of the cascade's, or PASSES if that is more.
 REPEATED, PASSES = 0.25, 8000
 
 
 @check(230, thorough=True)
 def doubled_steps(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the strongest gradient attack breaks more with twice the steps: then it had not converged."""
+    """Whether the strongest gradient attack breaks more with twice the steps, so that it had not converged."""
     return _doubled("steps", engine, outcome)
 
 
 @check(240, thorough=True)
 def doubled_restarts(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the strongest gradient attack breaks more with twice the restarts: then chance decided."""
+    """Whether the strongest gradient attack breaks more with twice the restarts, so that its success was left to chance."""
     return _doubled("restarts", engine, outcome)
 
 
 @check(250, thorough=True)
 def doubled_targets(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the strongest targeted attack breaks more towards twice as many classes: then it left some out."""
+    """Whether the strongest targeted attack breaks more with twice as many target classes, so that it had too few."""
     return _doubled("targets", engine, outcome)
 
 
@@ -55,12 +55,16 @@ def _doubled(option: str, engine: Engine, outcome: Outcome) -> Check:
     count = int(broken(engine, twice, rows, engine.threat, (name, 0)).sum())
     advice = f"the attack has not converged: run it with more {option}"
     return verdict_of_nearest(
-        name, count, len(rows), len(engine.y), str(twice), advice, f"robust accuracy is overstated, for {advice}"
+        name, count, len(rows), len(engine.y), str(twice), advice, f"robust accuracy is overstated, because {advice}"
     )
 
 
 def _strongest(outcome: Outcome, option: str) -> int:
-    """The gradient attack with this option that alone leaves the least, or, in a cascade, that came last."""
+    """Return the number of the gradient attack with this option that leaves the fewest samples by itself.
+
+    In a cascade, where each attack ran on the survivors of the others, this is the last such attack. Raises NotRun if there is
+    none.
+    """
     able = []
     for number, (attack, record) in enumerate(zip(outcome.attacks, outcome.records, strict=True)):
         traits, value = attack.traits, attack.options.get(option)

@@ -1,4 +1,4 @@
-"""Whether a larger ball holds fewer examples."""
+"""Whether an attack finds fewer adversarial examples in a larger ball."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import broken, check, correct_rows, need_gradients, verdict_of_count
@@ -11,7 +11,7 @@ SPEC = "pgd(steps=10)"
 
 @check(260, thorough=True)
 def eps_monotone(engine: Engine, outcome: Outcome) -> Check:
-    """Whether PGD breaks fewer samples in a larger ball, which holds all that the smaller one does."""
+    """Whether PGD breaks fewer samples in a larger ball, although it contains the smaller one."""
     need_gradients(engine)
     rows, threat = correct_rows(engine, outcome), engine.threat
     radii = [threat.at(threat.eps * factor) for factor in (0.5, 1, 2)]

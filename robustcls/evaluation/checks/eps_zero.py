@@ -1,4 +1,4 @@
-"""Whether anything breaks where nothing may change."""
+"""Whether attacks break samples at eps = 0."""
 
 import torch
 
@@ -14,7 +14,7 @@ SHORT = {"steps": 5, "queries": 20, "restarts": 1, "targets": 1, "draws": 2}  # 
 
 @check(280, thorough=True)
 def eps_zero(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the attacks, cut short, break anything at eps = 0, where only the clean image is allowed."""
+    """Whether shortened attacks break any sample at eps = 0, where only the clean image is allowed."""
     rows, ball = correct_rows(engine, outcome, FEW), engine.threat.at(0)
     success, tried, skipped = torch.zeros(len(rows), dtype=torch.bool), 0, ""
     for number, attack in enumerate(outcome.attacks):
@@ -28,7 +28,7 @@ def eps_zero(engine: Engine, outcome: Outcome) -> Check:
     count = int(success.sum())
     what = f"{count} of {len(rows)} samples were broken at eps = 0 by {tried} of {len(outcome.attacks)} attacks"
     advice = (
-        "the model does not give a clean image its own prediction again: make it deterministic and independent of the "
-        "batch, for every number here is off by as much"
+        "the model does not repeat its own prediction on a clean image: make it deterministic and independent of the batch, "
+        "because every number here is off by as much"
     )
     return Check(NAME, "fail" if count else "pass", count / len(rows), 0.0, f"{what}; {advice}" if count else what)

@@ -1,4 +1,4 @@
-"""Whether gradients by the image are finite."""
+"""Whether input gradients are finite."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,16 +16,17 @@ from robustcls.evaluation.subject import Surrogate
 from robustcls.results.records import Check
 
 NAME = "finite_gradients"
-LOOKED = PASSIVE  # samples whose gradients are looked at
-BESIDE, PROBE = 0.003, "apgd_ce(steps=20)"  # how far off a pole, in pixel values; the attack there
+LOOKED = PASSIVE  # samples whose gradients are examined
+BESIDE, PROBE = 0.003, "apgd_ce(steps=20)"  # how far off the image gradients are taken, in pixel values; the attack
 
 
 @check(90)
 def finite_gradients(engine: Engine, outcome: Outcome) -> Check:
-    """Whether the gradients by the image are finite, on clean images and wherever the attacks came.
+    """Whether input gradients are finite, on clean images and at the attacks' iterates.
 
-    Entries that are not count as 0, so that an attack goes on along the others. Whether that cost it examples shows an
-    attack that takes its gradients a little off the image, where a pole such as that of a root at 0 has none.
+    Entries that are not finite are set to 0, so that an attack continues along the others. To see whether this cost the attacks
+    adversarial examples, a further attack takes its gradients slightly off the image, away from poles such as that of a square
+    root at 0.
     """
     if not is_differentiable(engine.source):
         raise NotRun("the model gives no gradients: only attacks without them can evaluate it")
@@ -58,7 +59,7 @@ def finite_gradients(engine: Engine, outcome: Outcome) -> Check:
 
 
 def _broken_beside(engine: Engine, rows: Tensor) -> int:
-    """How many samples at these rows an attack breaks that takes its gradients a little off the image."""
+    """Return how many samples at these rows an attack breaks that takes its gradients slightly off the image."""
     if len(rows) == 0 or engine.subject.surrogate is not None:
         return 0
     subject = replace(engine.subject.take(rows), aim=None)
@@ -73,7 +74,7 @@ def _broken_beside(engine: Engine, rows: Tensor) -> int:
 
 
 class _Beside(nn.Module):
-    """The model on images that are drawn a little towards a fixed pattern, so that no pixel is 0 or like its neighbours."""
+    """The model on images blended slightly with a fixed random pattern, so that no pixel is 0 or equals its neighbours."""
 
     def __init__(self, model: nn.Module, size: torch.Size, seed: int) -> None:
         super().__init__()
@@ -87,11 +88,11 @@ class _Beside(nn.Module):
 
 class _Seen(NamedTuple):
     odd: Tensor  # N, bool: the input gradient has entries that are not finite
-    stuck: Tensor  # N, bool: and no others but 0
+    stuck: Tensor  # N, bool: and all its finite entries are 0
 
 
 def _look(engine: Engine, images: Tensor, rows: Tensor) -> _Seen:
-    """At the gradients of the cross-entropy, and of the DLR, which has one where the former rounds to 0."""
+    """Examine the gradients of the cross-entropy, and of the DLR, which has one where that of the former rounds to 0."""
     model = engine.source
 
     def look(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether the gradient attacks had converged."""
+"""Whether the gradient attacks have converged."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import (
@@ -16,18 +16,17 @@ from robustcls.results.records import Check
 
 NAME = "more_steps"
 STEPS = 100  # AutoAttack's
-# The first goes on where the strongest attempts ended, which pays on bent loss surfaces; the second begins anew.
+# The first continues from the strongest attempts, which helps on curved loss surfaces; the second begins anew.
 PROBE = (f"apgd_ce(steps={STEPS})", f"apgd_t(steps={STEPS}, targets=1)")
-# Passes of the probe as a share of the cascade's, and bounds of its samples.
+# Passes of the probe as a share of the cascade's; smallest and largest number of its samples.
 SHARE, PROBED = 0.125, (4, 16)
 
 
 @check(70)
 def more_steps(engine: Engine, outcome: Outcome) -> Check:
-    """Whether many more gradient steps break the survivors nearest to the boundary: then the attacks had not converged.
+    """Whether many more gradient steps break the survivors nearest to the boundary, so that the attacks had not converged.
 
-    Where an attack took as many steps already, there is nothing to learn. Without targeted Auto-PGD among them it warns
-    and never fails.
+    Not run if an attack took as many steps already. Without targeted Auto-PGD in the cascade, the check warns but never fails.
     """
     white = compared_attacks(engine, outcome)
     if engine.threat.eps == 0:
@@ -42,10 +41,10 @@ def more_steps(engine: Engine, outcome: Outcome) -> Check:
         raise NotRun(NOTHING_LEFT)
     count, specs = broken_by_probe(NAME, engine, rows, tuple(zip(PROBE, (outcome.x_adv, None), strict=True)))
     advice = f"the attacks have not converged: {STANDARD}"
-    # Attacks that the user named, such as FGSM alone, are weaker by their nature: the figure bears their names, and this
-    # says how much. A cascade with targeted Auto-PGD is believed to have found what there is.
-    believed = any(attack.name == "apgd_t" for attack in outcome.attacks)
+    # Attacks that the user chose, such as FGSM alone, are known to be weaker, and robust accuracy is reported with their names;
+    # the warning says by how much. A cascade with targeted Auto-PGD is expected to be strong.
+    strong = any(attack.name == "apgd_t" for attack in outcome.attacks)
     return verdict_of_nearest(
-        NAME, count, len(rows), len(engine.y), specs, advice, f"robust accuracy is overstated, for {advice}",
-        may_fail=believed,
+        NAME, count, len(rows), len(engine.y), specs, advice, f"robust accuracy is overstated, because {advice}",
+        may_fail=strong,
     )  # fmt: skip

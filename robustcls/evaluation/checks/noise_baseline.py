@@ -1,4 +1,4 @@
-"""Whether random noise breaks what gradient attacks left."""
+"""Whether random noise breaks samples that gradient attacks left."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import (
@@ -22,7 +22,7 @@ SPEC = "noise(draws=10)"
 
 @check(300, thorough=True)
 def noise_baseline(engine: Engine, outcome: Outcome) -> Check:
-    """Whether random noise of the same norm breaks what the gradient attacks left."""
+    """Whether random noise of the same norm breaks samples that the gradient attacks left."""
     need_gradients(engine)
     if not (white := gradient_attacks(outcome)):
         raise NotRun(NONE_USED)

@@ -1,4 +1,4 @@
-"""What the first layer of a network is shown of an image's pixels, and whether they were normalised twice."""
+"""Whether images are normalised twice before they reach the first layer of a network."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,23 @@ from robustcls.evaluation.engine import Engine
 from robustcls.results.records import Check
 
 NAME = "normalised_twice"
-SHOWN = (0.0, 0.5, 1.0)  # grey images: what lies before the first layer, resizing included, leaves them even
-BENT = 1e-3  # of the rise from black to white, by which grey may lie beside the middle
-CHANGED = 1.05  # times as much contrast behind a normalisation as that alone gives
-# Of a module by itself: contrast after one normalisation is about 1, after two about 1 / std, or four.
+SHOWN = (0.0, 0.5, 1.0)  # uniform images, which stay uniform under any preprocessing, including resizing
+BENT = 1e-3  # how far grey may lie from the middle between black and white, relative to their difference
+CHANGED = 1.05  # factor on the contrast beyond which there was more than the known normalisation
+# For a module without a known normalisation: the contrast is about 1 after one normalisation, and about 1 / std, or four, after
+# two.
 SPREAD, RISE = (2.5, 30.0), 6.0
 
 
 @check(30)
 def normalised_twice(engine: Engine, outcome: Outcome) -> Check:
-    """Whether a network behind a normalisation, or a module of the user's own, normalises once more: it warns."""
+    """A warning if a network behind a normalisation, or the user's own module, seems to normalise a second time."""
     x = engine.x[passive_rows(engine)].to(engine.device)
     return look_at(engine.model, x, engine.subject.surrogate.model if engine.subject.surrogate else None)
 
 
 def look_at(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> Check:
-    """At the first layers of frozen models; the check is of whichever warns. x: some images N,C,H,W on their device."""
+    """Examine the first layers of frozen models; return the check of the one that warns, if any. x: some images N,C,H,W."""
     own = _look_at(model, x)
     if surrogate is None:
         return own
@@ -39,7 +40,7 @@ def look_at(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> 
         if own.status == other.status:
             worse.message += f"; {other.message}"
         return worse
-    if own.status != other.status:  # one cannot be told, and the other passes
+    if own.status != other.status:  # one passes, and the other could not be examined
         passed, untold = (own, other) if own.status == "pass" else (other, own)
         passed.message += f"; {untold.message}"
         return passed
@@ -47,43 +48,44 @@ def look_at(model: nn.Module, x: Tensor, surrogate: nn.Module | None = None) -> 
 
 
 def _look_at(model: nn.Module, x: Tensor) -> Check:
-    """Measured is the contrast that the first layer with weights sees: of a network behind mean and std as a multiple of
-    theirs, which should be 1; else in standard deviations of x.
+    """Measure the contrast that the first layer with weights sees.
+
+    For a network behind mean and std, the value is a multiple of the contrast after these, which should be 1; otherwise it is
+    in standard deviations of x.
     """
     classifier = next((module for module in model.modules() if isinstance(module, Classifier)), None)
     inside = classifier.net if classifier is not None else model
     try:
         seen = _first_input(model, inside, x)
-    except (
-        RuntimeError,
-        InputError,
-    ):  # hooks on a ScriptModule; images of one value through what divides by their spread
+    except (RuntimeError, InputError):  # a ScriptModule takes no hooks; some models divide by the spread of an image
         seen = None
     if seen is None:
-        return Check(NAME, "not_run", None, None, "what the first layer sees cannot be told")
+        return Check(NAME, "not_run", None, None, "the input of the first layer could not be observed")
     rise = seen[2] - seen[0]
     bent = (seen[1] - (seen[0] + seen[2]) / 2).abs()
     if not (seen.isfinite().all() and (rise != 0).all() and (bent <= BENT * rise.abs()).all()):
-        return Check(NAME, "not_run", None, None, "what lies before the first layer is more than a normalisation")
+        return Check(
+            NAME, "not_run", None, None, "the preprocessing before the first layer is more than a normalisation"
+        )
     if classifier is not None and classifier.normalises:
         times = (rise.abs() * classifier.std.flatten().float()).mean().item()
         twice = max(times, 1 / times) > CHANGED
         what = f"behind (pixels - mean) / std, the first layer sees {times:.2g} times the contrast"
         advice = (
-            "the network normalises once more: leave out --mean and --std or its own normalisation, unless it was "
-            "trained so"
+            "the network normalises again: leave out --mean and --std, or the network's own normalisation, unless it was "
+            "trained this way"
         )
         return Check(NAME, "warn" if twice else "pass", times, CHANGED, f"{what}; {advice}" if twice else what)
     rises = rise.abs().mean().item()
     spread = rises * x.std((0, 2, 3)).mean().item()
     twice = rises > RISE and SPREAD[0] < spread < SPREAD[1]
     what = f"the first layer sees the pixels' contrast times {rises:.2g}, {spread:.2g} of its units on these images"
-    advice = "so much comes of two normalisations: take one out of the module, unless it was trained so"
+    advice = "two normalisations give this much: remove one from the module, unless it was trained this way"
     return Check(NAME, "warn" if twice else "pass", spread, SPREAD[0], f"{what}; {advice}" if twice else what)
 
 
 def _first_input(model: nn.Module, inside: nn.Module, x: Tensor) -> Tensor | None:
-    """What the first layer with weights is given of black, grey and white images: 3, channels; in the images' middle."""
+    """Return the input of the first layer with weights for black, grey and white images, at the centre: 3,channels."""
     found: list[Tensor] = []
 
     def look(_module: nn.Module, inputs: Sequence[object]) -> None:
@@ -109,7 +111,7 @@ def _first_input(model: nn.Module, inside: nn.Module, x: Tensor) -> Tensor | Non
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether it is the first of what training made: it has parameters, or statistics of batches, and nothing inside."""
+    """Whether the module is a trained layer: it has parameters or batch statistics, and no submodules."""
     if any(True for _ in module.children()) or _is_normaliser(module):
         return False
     return any(True for _ in module.parameters()) or isinstance(module, nn.modules.batchnorm._NormBase)

@@ -1,4 +1,4 @@
-"""Whether the radius leaves anything to measure."""
+"""Whether the radius is so large that no model can be robust."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import check
@@ -9,9 +9,9 @@ from robustcls.results.records import Check
 
 @check(110)
 def radius(engine: Engine, outcome: Outcome) -> Check | None:
-    """A warning where the ball around every image holds uniform grey; none for attacks that need the whole box, or in a mask.
+    """A warning if the ball around every image contains uniform grey, so that no model can be robust.
 
-    No model can be robust there, and a radius in grey levels may have been meant.
+    Perhaps a radius in grey levels was meant. None for attacks that need the whole box, and with a mask.
     """
     if engine.threat.mask is not None or any(attack.traits.unrestricted for attack in outcome.attacks):
         return None

@@ -15,16 +15,17 @@ from robustcls.results.records import Check
 from robustcls.runtime.memory import OomSafeBatches
 
 NAME = "random_output"
-REPEATED = 1e-4  # share of the largest logit
-COMPANY = 1e-3  # the same; larger, for a sample's place in the batch may change the order of a sum
+REPEATED = 1e-4  # largest difference between two passes, relative to the largest logit
+COMPANY = 1e-3  # the same in another batch; larger, since the position in a batch may change the order of a sum
 
 
 @check(40)
 def random_output(engine: Engine, outcome: Outcome) -> Check:
-    """Two equal passes, and one in which half of the samples change their places, each beside another's negative.
+    """Whether logits change between two identical passes, or in a pass where samples have other positions and neighbours.
 
-    The last shows noise of a fixed seed and statistics of the batch, and so holds two images or more whatever the parts.
-    Where they are larger its shape is the first one's, so that cuDNN takes the same algorithm and only rounding differs.
+    The third pass puts half of the samples in other positions, each next to the negative of another image. It reveals noise
+    with a fixed seed, and statistics computed over the batch; for this it needs batches of at least two images. With larger
+    batches it has the shape of the first pass, so that cuDNN uses the same algorithm and only rounding differs.
     """
     x, parts = engine.x[passive_rows(engine)].to(engine.device), engine.parts
     logits, again = _logits(engine, x, parts), _logits(engine, x, parts)
@@ -36,17 +37,17 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
             "some outputs are not numbers",
             "two passes cannot be compared: fix the model first",
         )
-    scale = logits.amax(1).abs().max().clamp_min(1e-12)  # not of masked logits, such as -1e9
+    scale = logits.amax(1).abs().max().clamp_min(1e-12)  # the largest logit, because masked ones may be -1e9
     repeated = (_difference(logits, again) / scale).item()
     if averaged_in(engine.subject.model):
-        said = f"two passes differ by {repeated:.1e} of the largest logit"
+        message = f"two passes differ by {repeated:.1e} of the largest logit"
         if repeated <= REPEATED:
-            said += (
+            message += (
                 ": nothing random was found: the model is not random, and one pass says as much as the mean of several"
             )
-            return Check(NAME, "warn", repeated, None, f"{said}; leave out averaged and the suite rand")
-        said += ": the model is random, and its accuracy is also measured over repeated passes"
-        return Check(NAME, "pass", repeated, None, said)
+            return Check(NAME, "warn", repeated, None, f"{message}; leave out averaged and the suite rand")
+        message += ": the model is random, and its accuracy is also measured over repeated passes"
+        return Check(NAME, "pass", repeated, None, message)
     if not repeated <= REPEATED:
         return verdict(
             NAME,
@@ -69,8 +70,9 @@ def random_output(engine: Engine, outcome: Outcome) -> Check:
         NAME,
         max(repeated, elsewhere),
         max(COMPANY, 4 * torch.finfo(dtype_of(engine.model)).eps),
-        f"two passes differ by {repeated:.1e} of the largest logit, {elsewhere:.1e} in other company",
-        "a sample's logits depend on the batch around it: no example holds by itself; make the model see one image alone",
+        f"two passes differ by {repeated:.1e} of the largest logit, {elsewhere:.1e} in another batch",
+        "a sample's logits depend on the rest of the batch, so no example is valid by itself: make the model treat each image "
+        "independently",
     )
 
 
@@ -80,5 +82,5 @@ def _logits(engine: Engine, x: Tensor, parts: OomSafeBatches) -> Tensor:
 
 
 def _difference(logits: Tensor, others: Tensor) -> Tensor:
-    """The largest, where equal infinities do not differ."""
+    """Return the largest absolute difference; equal infinities count as equal."""
     return (logits - others).abs().where(logits != others, 0).max()

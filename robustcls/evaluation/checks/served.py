@@ -1,4 +1,4 @@
-"""Whether a service runs the file that its twin is."""
+"""Whether a service runs the same file as its twin."""
 
 from pathlib import Path
 
@@ -22,8 +22,10 @@ NO_TWIN = "nothing to compare the service with: name the artefact that it serves
 
 @check(26)
 def served(engine: Engine, outcome: Outcome) -> Check | None:
-    """The twin's reference images through the wire against its reference.npz; of a twin that is no artefact, the labels of
-    the samples. Of a model that is no service there is nothing to say."""
+    """Whether the service answers the twin's reference images with the logits in its reference.npz.
+
+    If the twin is not an artefact, the labels of the samples are compared instead. None if the model is not a service.
+    """
     service = remote_of(engine.subject.model)
     if service is None:
         return None
@@ -37,9 +39,9 @@ def served(engine: Engine, outcome: Outcome) -> Check | None:
 
 def _by_reference(service: RemoteNet, folder: Path, manifest: Manifest) -> Check:
     pixels, logits = read_reference(folder, manifest)
-    found, expected = torch.from_numpy(service.answers(pixels)), torch.from_numpy(logits)
-    off, largest = (found - expected).abs().max().item(), expected.abs().max().item()
-    same = int((predict_labels(found) == predict_labels(expected)).sum())
+    answers, expected = torch.from_numpy(service.answers(pixels)), torch.from_numpy(logits)
+    off, largest = (answers - expected).abs().max().item(), expected.abs().max().item()
+    same = int((predict_labels(answers) == predict_labels(expected)).sum())
     what = (
         f"of the {len(pixels)} reference images of {service.twin_name}, sent to the service, {same} have the file's label, and "
         f"logits differ by {off:.3g} at most (largest {largest:.3g})"
@@ -49,13 +51,13 @@ def _by_reference(service: RemoteNet, folder: Path, manifest: Manifest) -> Check
     advice = "the service does not run this file: serve it, or evaluate the one that is served"
     threshold = manifest.reference_tolerance * largest
     if off <= threshold and same == len(pixels) and service.sha256 != manifest.file.sha256:
-        return Check(NAME, "warn", off, threshold, f"{what}; the gradients are another file's, which answers alike")
+        return Check(NAME, "warn", off, threshold, f"{what}; the gradients are another file's, with the same answers")
     return verdict(NAME, off, threshold, what, advice)
 
 
 def _by_labels(engine: Engine, service: RemoteNet) -> Check:
     assert service.twin is not None
-    theirs = predict(service.twin.to(engine.device), engine.x, engine.parts)
-    other = (predict_labels(theirs) != predict_labels(engine.logits)).float().mean().item()
-    what = f"{1 - other:.1%} of {len(engine.y)} labels of the service are those of its twin {service.twin_name}"
-    return verdict(NAME, other, OTHER, what, "the service runs another model: its gradients are not these")
+    twin_logits = predict(service.twin.to(engine.device), engine.x, engine.parts)
+    other = (predict_labels(twin_logits) != predict_labels(engine.logits)).float().mean().item()
+    what = f"{1 - other:.1%} of {len(engine.y)} labels of the service agree with those of its twin {service.twin_name}"
+    return verdict(NAME, other, OTHER, what, "the service runs another model, so these are not its gradients")

@@ -1,4 +1,4 @@
-"""Whether one step breaks more than many."""
+"""Whether a single-step attack breaks more than an iterative one."""
 
 from robustcls.evaluation.cascade import Outcome
 from robustcls.evaluation.checks._check import NotRun, broken, check, correct_rows, need_gradients, verdict_of_count
@@ -11,10 +11,10 @@ ITERATIVE = "pgd(steps=10)"
 
 @check(220, thorough=True)
 def single_step_beats_iterative(engine: Engine, outcome: Outcome) -> Check:
-    """Whether FGSM breaks more than PGD does, which cannot be where gradients lead the way."""
+    """Whether FGSM breaks more samples than PGD, which should not happen if gradients are reliable."""
     need_gradients(engine)
     if engine.subject.detector is not None:
-        raise NotRun("the detector refuses what lies far beyond the boundary, where many steps lead")
+        raise NotRun("the detector rejects images far beyond the boundary, which is where many steps lead")
     rows = correct_rows(engine, outcome)
     single, iterative = (
         int(broken(engine, spec, rows, engine.threat, (NAME, number)).sum())

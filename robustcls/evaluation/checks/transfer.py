@@ -1,4 +1,4 @@
-"""Whether another model's examples break what a white-box attack does not."""
+"""Whether another model's adversarial examples break samples that a white-box attack does not."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SPEC = "pgd(steps=20)"
 
 @check(290, thorough=True)
 def transfer(engine: Engine, outcome: Outcome) -> Check:
-    """Where they do, the gradients of this model are masked."""
+    """Whether PGD on the model itself leaves samples that the other model's examples broke: a sign of masked gradients."""
     if engine.subject.surrogate is None:
         raise NotRun("no adversarial examples of another model were tried; give --transfer-from")
     if not is_differentiable(engine.model):

@@ -1,4 +1,4 @@
-"""Whether the graph that gives an exported file its gradients is the file's."""
+"""Whether the PyTorch graph that gives gradients for an exported file predicts the same as the file."""
 
 from robustcls.core.losses import predict_labels
 from robustcls.core.subset import spaced
@@ -10,14 +10,16 @@ from robustcls.results.records import Check
 from robustcls.runtime.predict import predict
 
 NAME = "twin"
-MOST = 500  # samples
-OTHER = 0.02  # share of labels
+MOST = 500  # largest number of samples
+OTHER = 0.02  # share of labels that may differ
 
 
 @check(25)
 def twin(engine: Engine, outcome: Outcome) -> Check | None:
-    """The logits of an ONNX file are onnxruntime's, its gradients those of the same graph in PyTorch, where 8-bit rounding
-    may fall the other way; of another kind of model there is nothing to say."""
+    """Whether an ONNX file and its graph in PyTorch predict the same labels. None for other models.
+
+    Logits come from onnxruntime, gradients from the same graph in PyTorch, where 8-bit values may round differently.
+    """
     net = net_of(engine.subject.model)
     if net is None:
         return None
@@ -25,7 +27,9 @@ def twin(engine: Engine, outcome: Outcome) -> Check | None:
         return Check(NAME, "not_run", None, None, net.no_gradient)
     rows = spaced(engine.y, MOST)
     with net.in_pytorch():
-        theirs = predict(engine.model, engine.x[rows], engine.parts)
-    other = (predict_labels(theirs) != predict_labels(engine.logits[rows])).float().mean().item()
-    what = f"{1 - other:.1%} of {len(rows)} labels of the file are those of its graph in PyTorch, which gives the gradients"
-    return verdict(NAME, other, OTHER, what, "gradients mislead: trust attacks without gradients, and transfer, alone")
+        twin_logits = predict(engine.model, engine.x[rows], engine.parts)
+    other = (predict_labels(twin_logits) != predict_labels(engine.logits[rows])).float().mean().item()
+    what = (
+        f"{1 - other:.1%} of {len(rows)} labels of the file agree with its graph in PyTorch, which gives the gradients"
+    )
+    return verdict(NAME, other, OTHER, what, "gradients mislead: trust only attacks without gradients, and transfer")

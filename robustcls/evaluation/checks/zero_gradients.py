@@ -1,4 +1,4 @@
-"""Whether samples have a gradient at all."""
+"""Whether the loss of samples has an input gradient."""
 
 import torch
 from torch import Tensor
@@ -23,14 +23,14 @@ from robustcls.results.records import Check
 def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
     """The share of samples whose loss has no input gradient, so that gradient attacks cannot move them.
 
-    A sample without an answer is misclassified already, and needs none.
+    Samples for which the model predicts no class are skipped, because they count as misclassified already.
     """
     if not is_differentiable(engine.model):
         raise NotRun("the model gives no gradients: only attacks without them can evaluate it")
     rows = passive_rows(engine)
     rows = rows[outcome.clean[rows] != NO_ANSWER]
     if len(rows) == 0:
-        raise NotRun("the model names no class for any of the images looked at")
+        raise NotRun("the model predicts no class for any of the images examined")
 
     def zero(rows: Tensor) -> Tensor:
         x, y = engine.x[rows].to(engine.device), engine.y[rows].to(engine.device)
@@ -44,7 +44,7 @@ def zero_gradients(engine: Engine, outcome: Outcome) -> Check:
         advice += f", and past the layer: {past}"
     if both <= ZERO_GRADIENTS:
         advice = (
-            "the logits are too large for float32, which the DLR loss sees through: use apgd_t, or divide the logits"
+            "the logits are too large for float32, which the DLR loss does not mind: use apgd_t, or divide the logits"
         )
     return verdict(
         "zero_gradients",

@@ -1,1 +1,1 @@
-"""What an evaluation measures beside its attacks, one folder each: `robustcls.core.measures` says what is in it."""
+"""Measures of an evaluation besides the attacks, one folder each; `robustcls.core.measures` says what a folder contains."""

@@ -376,7 +376,7 @@ def test_what_is_right_at_grey_may_stand_at_a_huge_eps():
     assert found.threshold == pytest.approx(0.75 + 2 * math.sqrt(0.75 * 0.25 / 40))
     found = one(model, x[:30], y[:30], ["pgd"], "large_eps")
     assert found.status == "not_run"
-    assert "100.0% have the label that it gives grey" in found.message
+    assert "100.0% have the label that the model gives grey" in found.message
 
 
 def test_what_breaks_a_check_is_its_message():

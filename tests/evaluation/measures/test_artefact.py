@@ -43,7 +43,7 @@ def short():
     """Fewer queries and runs than users get: what is tested does not depend on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(home, "SQUARE", "square(queries=200)")
-        patch.setattr("robustcls.evaluation.running.LIMITS", {"most": 4, "least": 4, "seconds": 2.0})
+        patch.setattr("robustcls.evaluation.artefact_speed.LIMITS", {"most": 4, "least": 4, "seconds": 2.0})
         yield
 
 

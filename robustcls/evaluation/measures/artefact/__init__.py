@@ -1,4 +1,4 @@
-"""What runs: an exported file beside the model that it was made of, attacked alike."""
+"""An exported file compared with the model that it was exported from, under the same attacks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +12,17 @@ HOW = "`robustcls report --model CHECKPOINT --model DIR` measures it, of a DIR t
 @dataclass
 class Options:
     artefact_n: int = option(
-        300, "Samples at most on which an exported file and its original are attacked side by side; 0: none."
+        300, "Largest number of samples on which an exported file is compared with its original under attack; 0: none."
     )
     original: str | None = option(
         None,
-        "The model that the exported file was made of.  [default: another --model whose file it names]",
+        "The model that the exported file was made from.  [default: another --model whose file it names]",
         metavar="M",
     )
 
 
 def _drop(difference: float | None, ci95: list[float], samples: Any) -> tuple[Ranged, int] | None:
-    """In points; the interval turns with the sign."""
+    """Return the drop in percentage points with its interval, whose ends swap because the sign changes."""
     if difference is None:
         return None
     return Ranged(-100 * difference, (-100 * ci95[1], -100 * ci95[0])), samples.total

@@ -1,9 +1,10 @@
-"""An exported file beside the model that it was made of, attacked alike.
+"""Compare an exported file with the model that it was exported from, under the same attacks.
 
-The file's logits are onnxruntime's, its gradients those of its graph in PyTorch, straight through rounding (BPDA,
-arXiv:1802.00420). An attack on one of two nearly equal models misses examples that the other's finds, by chance; so each
-gets the same sets of attacks: its own white box twice, the other's examples, and Square; and the unions are compared. The
-second white box has another seed and, on the file, gradients that also pass where a range cuts values off.
+The file's logits come from onnxruntime, its gradients from its graph in PyTorch, with rounding passed straight through (BPDA,
+arXiv:1802.00420). By chance, an attack on one of two nearly equal models misses examples that an attack on the other finds.
+Each model therefore gets the same sets of attacks: its own white-box attacks twice, the other model's examples, and Square; and
+the unions are compared. The second white-box run has another seed and, on the file, gradients that also pass where a range
+clips values.
 """
 
 from collections import Counter
@@ -23,13 +24,13 @@ from robustcls.core.processor import EIGHT_BIT, cpu_flags
 from robustcls.core.progress import follow
 from robustcls.core.seeds import mix
 from robustcls.core.subset import spaced
+from robustcls.evaluation.artefact_speed import size_of_file, size_of_module, time_runs
 from robustcls.evaluation.attacks import NamedAttack, as_attacks
 from robustcls.evaluation.cascade import Outcome, run_cascade
 from robustcls.evaluation.engine import AttackError, Engine
 from robustcls.evaluation.measures.artefact.record import Artefact, Labels, Latency, Maps, Side
 from robustcls.evaluation.measures.artefact.verdict import BOUNDS, masking
 from robustcls.evaluation.measures.calibration.measure import reliability
-from robustcls.evaluation.running import size_of_file, size_of_module, time_runs
 from robustcls.evaluation.subject import Subject, Surrogate
 from robustcls.models.onnx.net import net_of
 from robustcls.models.onnx.operators.straight import gradients_past_ranges
@@ -47,7 +48,7 @@ MAPS_N = 50
 
 
 def available(subject: Subject, evaluation: Evaluation) -> int:
-    """Raises InputError where the model is not an exported file."""
+    """Return the number of samples. Raises InputError if the model is not an exported file."""
     if net_of(subject.model) is None:
         raise InputError("the model is not an exported file: robustcls export writes one")
     return len(subject.y)
@@ -68,7 +69,7 @@ def measure(
     seed: int,
     progress: bool = False,
 ) -> Artefact:
-    """The file's size and speed; with its original also what the two keep of each other, on at most n samples."""
+    """Return the file's size and speed and, with its original, a comparison of the two on at most n samples."""
     net, other, shape = net_of(subject.model), subject.original, subject.x[:1].shape
     assert net is not None
     with torch.inference_mode(False), frozen(subject.model), frozen(other.model) if other else nullcontext():
@@ -103,9 +104,9 @@ def _compare(
     seed: int,
     progress: bool,
 ) -> None:
-    """Fills in all that compares the two. Raises InputError where they are no classifiers of the same classes."""
+    """Fill in the comparison of the two models. Raises InputError unless they have the same classes."""
     assert record.original is not None
-    attacks = [*attacks, *as_attacks(TRANSFER)]  # each meets on itself what it meets by transfer
+    attacks = [*attacks, *as_attacks(TRANSFER)]  # each model also gets the transfer attack as a white-box attack
     ours = _Side(file, batch_size, seed, partial(follow, label="artefact: file", show=progress))
     theirs = _Side(before, batch_size, seed, partial(follow, label="artefact: original", show=progress))
     if ours.logits.shape != theirs.logits.shape or not torch.equal(file.y, before.y):
@@ -117,7 +118,7 @@ def _compare(
         side.white_box(attacks)
     for one, other in (sides, reversed(sides)):
         one.transfer_from(other)
-    left = ours.union | theirs.union  # both meet Square wherever one of them stands
+    left = ours.union | theirs.union  # Square runs on both models for samples on which either is still robust
     for side in sides:
         side.square(left)
     record.rule = (
@@ -136,7 +137,7 @@ def _compare(
 
 
 class _Side:
-    """One model, and which of its samples are left after each set of attacks; N, bool."""
+    """One of the two models, and which of its samples are robust under each set of attacks; N, bool."""
 
     def __init__(self, own: Subject, batch_size: int, seed: int, show: Any) -> None:
         self.own, self.batch_size, self.seed, self.show = own, batch_size, seed, show
@@ -150,7 +151,7 @@ class _Side:
         self.squared = self.union = self.white
 
     def white_box(self, attacks: Sequence[NamedAttack]) -> None:
-        """The attacks on this model, then once more on what they left."""
+        """Run the attacks on this model, then once more on the samples still robust."""
         chosen = [attack for attack in attacks if self.differentiable or not attack.traits.gradients]
         first = self._cascade(self.engine, chosen)
         self.x_adv, self.first, self.white = first.x_adv, first.robust, first.robust.clone()
@@ -167,14 +168,14 @@ class _Side:
     def _cascade(self, engine: Engine, attacks: Sequence[NamedAttack]) -> Outcome:
         outcome = run_cascade(engine, attacks)
         for one in outcome.records:
-            if one.error:  # the other model met it: their unions could not be compared
+            if one.error:  # the attack ran on the other model, so the unions could not be compared
                 raise InputError(f"{one.name} on {self.own.model_record.name} failed: {one.error}")
         return outcome
 
     def transfer_from(self, other: "_Side") -> None:
-        """The other's examples and strongest attempts, and what an attack on it makes that does not stop early."""
-        mine = self.engine._verify(other.x_adv, torch.arange(len(self.own.y)), self.own.threat)
-        self.transferred &= ~mine.success
+        """Test the other model's examples and strongest attempts, and those of an attack on it without early stopping."""
+        attempts = self.engine._verify(other.x_adv, torch.arange(len(self.own.y)), self.own.threat)
+        self.transferred &= ~attempts.success
         if other.differentiable:
             surrogate = Surrogate(other.own.model, other.own.model_record, other.own.y)
             crafted = Engine(replace(self.own, surrogate=surrogate), self.batch_size, seed=self.seed)
@@ -182,7 +183,7 @@ class _Side:
         self.union = self.white & self.transferred
 
     def square(self, left: Tensor) -> None:
-        """On all samples that are left of either model."""
+        """Run Square on the samples `left`: those on which either model is still robust."""
         self.squared = self.white & ~self._broken(self.engine, SQUARE, self.correct & left)
         self.union = self.union & self.squared
 
@@ -255,7 +256,7 @@ def _by_class(labels: Tensor, names: Any) -> dict[str, int]:
 
 
 def _maps(file: Subject, before: Subject, method: str, batch_size: int, seed: int) -> Maps | None:
-    """Rank correlations of the two models' maps of the original's predicted class, on the same images."""
+    """Return rank correlations of the two models' maps of the original's predicted class, on the same images."""
     from robustcls.attribution import collapse, explain
     from robustcls.attribution.measures.similarity import shuffled, spearman
 
@@ -267,8 +268,8 @@ def _maps(file: Subject, before: Subject, method: str, batch_size: int, seed: in
             explain(model, images, target, method, batch_size=batch_size, seed=seed, keep_nonfinite=True)
             for model, images in ((file.model, x), (before.model, x), (before.model, noisy))
         ]
-    except InputError:  # a method that wants layers or rules which a graph of operators does not have
+    except InputError:  # the method needs layers or rules that a graph of operators does not have
         return None
-    mine, clean, shaken = map(collapse, maps)
-    medians = [spearman(clean, one).median().item() for one in (mine, shaken, shuffled(clean, seed))]
+    of_file, clean, of_noisy = map(collapse, maps)
+    medians = [spearman(clean, one).median().item() for one in (of_file, of_noisy, shuffled(clean, seed))]
     return Maps(method, len(x), *medians)

@@ -1,4 +1,4 @@
-"""Whether a model's confidence means anything, on clean images and on the worst that the attacks found."""
+"""Calibration: how a model's confidence agrees with its accuracy, on clean images and on the worst that the attacks found."""
 
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,12 @@ WORST = (
 def measure(
     subject: Subject, evaluation: Evaluation, *, batch_size: int, bins: int = 15, progress: bool = False
 ) -> Calibration:
-    """Confidence and accuracy on the clean images of an evaluation, and on the worst image found of each sample.
+    """Return confidence and accuracy on the clean images, and on the worst image that the attacks found for each sample.
 
-    Raises InputError where the logits of no image give probabilities.
+    Raises InputError if the logits of no image give probabilities.
     """
     rule, examples = WORST, evaluation.examples
-    found = []
+    results = []
     with torch.inference_mode(False), frozen(subject.model):
         for name, images in (("clean", examples.x), ("adversarial", examples.x_adv)):
             logits = predict(subject.model, images, batch_size, label=f"calibration, {name}" if progress else "")
@@ -39,8 +39,8 @@ def measure(
                 raise InputError(f"the logits of no {name} image give probabilities: there is no confidence to measure")
             if not sure.all():
                 rule += f"; left out of the {name} images: {int((~sure).sum())} whose logits give no probabilities"
-            found.append(reliability(logits[sure], examples.y[sure], bins))
-    clean, adversarial = found
+            results.append(reliability(logits[sure], examples.y[sure], bins))
+    clean, adversarial = results
     return Calibration(clean, adversarial, rule)
 
 
@@ -49,9 +49,9 @@ def seconds(pace: "Pace") -> float:
 
 
 def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> Reliability:
-    """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv:1706.04599). logits: N,K, without NaN; y: N.
+    """Return the expected calibration error over bins of equal width (Guo et al. 2017, arXiv:1706.04599).
 
-    Confidence is the largest softmax probability.
+    Confidence is the largest softmax probability. logits: N,K, without NaN; y: N.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     right = predicted == y

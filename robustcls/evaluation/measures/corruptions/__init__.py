@@ -8,7 +8,7 @@ from robustcls.core.measures import FEWEST, Measure, Part, Threshold
 
 @dataclass
 class Options:
-    corruptions_n: int = option(200, "Samples at most under the 15 common corruptions; 0: none.")
+    corruptions_n: int = option(200, "Largest number of samples for the 15 common corruptions; 0: none.")
     corruptions_from: str | None = option(None, "Folder of published corrupted images (CIFAR-10-C).", metavar="DIR")
 
 

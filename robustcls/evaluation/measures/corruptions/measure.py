@@ -26,7 +26,7 @@ from robustcls.runtime.predict import predict
 if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
-CHUNK = 128  # images that are corrupted at a time: fixed, so that the batch size changes no draw
+CHUNK = 128  # images corrupted at once; fixed, so that random draws do not depend on the batch size
 
 
 def measure(
@@ -81,7 +81,7 @@ def measure(
 
 
 def check(subject: Subject, *, corruptions_from: str | None = None) -> None:
-    """Raises InputError where the published files are not for this model and its data."""
+    """Raise InputError if the published files do not fit this model and its data."""
     if files := _published(subject, corruptions_from):
         files.check_model(subject.model, subject.x[:1])
 
@@ -95,7 +95,7 @@ def seconds(pace: "Pace") -> float:
 
 
 def time_more(x: Tensor, timed: Callable[..., float]) -> float:
-    """Seconds that making all corrupted versions of an image takes. x: 1,C,H,W on the CPU."""
+    """Return the seconds needed to make all corrupted versions of an image. x: 1,C,H,W on the CPU."""
     middle = SEVERITIES[len(SEVERITIES) // 2]
     generator = torch.Generator().manual_seed(0)
     functions = [plugins.load("corruption", name) for name in plugins.names("corruption")]
@@ -118,7 +118,7 @@ class Published:
     """Files like those of CIFAR-10-C: uint8 images 5 M,H,W,3 for each corruption, M a severity, from 1 to 5."""
 
     folder: Path
-    images: dict[str, np.ndarray]  # by corruption; read where they are looked at
+    images: dict[str, np.ndarray]  # by corruption; memory-mapped, so read only when used
     labels: np.ndarray  # 5 M
     outputs: Sequence[int] | None = None  # of the model, for each class; None where the numbers are the same
 
@@ -127,7 +127,7 @@ class Published:
         return len(self.labels) // len(SEVERITIES)
 
     def numbered_as(self, mapped: ClassMap | None) -> "Published":
-        """The same files for a model whose outputs the classes of the data were mapped to."""
+        """Return these files for a model whose outputs the classes of the data were mapped to."""
         return replace(self, outputs=mapped.outputs if mapped else None)
 
     def take(self, name: str, severity: int, n: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ HINT = "run robustcls report --model ... or robustcls explain"
 
 @dataclass
 class Options:
-    maps_n: int = option(50, "Samples at most whose attribution maps are compared and tested; 0: none.")
+    maps_n: int = option(50, "Largest number of samples whose attribution maps are compared and tested; 0: none.")
 
 
 MEASURE = Measure(

@@ -1,4 +1,4 @@
-"""How an attack moves attribution maps, and whether they say anything about the model."""
+"""How an attack changes attribution maps, and whether the maps depend on the model."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ def measure(
     progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Explanations:
-    """The measures of the methods' maps on at most n correctly classified samples that the attacks changed, evenly spaced."""
+    """Return the measures of the methods' maps, on at most n correctly classified samples that the attacks changed."""
     examples = evaluation.examples
     rows = torch.arange(len(examples.y))
     if isinstance(examples.x_adv, Stored):  # not all at once: those that an attack met

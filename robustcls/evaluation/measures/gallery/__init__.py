@@ -8,7 +8,7 @@ from robustcls.core.measures import Measure, Part
 
 @dataclass
 class Options:
-    examples: int = option(24, "Examples in the gallery.")
+    examples: int = option(24, "Number of examples in the gallery.")
 
 
 MEASURE = Measure(

@@ -1,4 +1,4 @@
-"""Examples for the report: drawn by a rule, not by hand, with their attribution maps."""
+"""Examples for the report, with their attribution maps; chosen by a rule, not by hand."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
 OUTCOMES = ("broken", "survived", "clean_error")
-MAPS = 3  # of each example and method: the clean image, the adversarial one, and that for the class it was taken for
+MAPS = 3  # maps per example and method: clean image, adversarial image, and the latter for its predicted class
 SHARES = (0.5, 0.4, 0.1)
 
 
 def draw_examples(examples: Examples, count: int, seed: int) -> list[int]:
-    """Rows of up to `count` samples: half broken, four tenths surviving, the rest clean errors, over the classes in turn.
+    """Return the rows of up to `count` samples, one class after another: half broken, 40% survivors, the rest clean errors.
 
-    What one outcome lacks, the others fill. The order within a class is shuffled by seed.
+    If there are too few of one outcome, the others fill the places. The order within a class is shuffled by seed.
     """
     chosen: list[int] = []
     queues = {name: _in_turn(examples, name, seed) for name in OUTCOMES}
@@ -52,7 +52,7 @@ def measure(
     batch_size: int,
     progress: bool = False,
 ) -> Gallery:
-    """Images, perturbations, confidences and maps of n drawn examples; the model is left as it was."""
+    """Return images, perturbations, confidences and maps of n examples. The model is not changed."""
     model, every = subject.model, evaluation.examples
     rows = draw_examples(every, n, seed)
     x, x_adv, y = every.x[rows], every.x_adv[rows], every.y[rows]
@@ -92,7 +92,9 @@ def outcome_of(examples: Examples, row: int) -> str:
 def _in_turn(examples: Examples, outcome: str, seed: int) -> list[int]:
     rows = np.array([row for row in range(len(examples.y)) if outcome_of(examples, row) == outcome], dtype=int)
     rows = np.random.default_rng(seed).permutation(rows)
-    rows = rows[np.argsort(examples.y.numpy()[rows], kind="stable")]  # of the classes, the first label begins
+    rows = rows[
+        np.argsort(examples.y.numpy()[rows], kind="stable")
+    ]  # by label, so that classes take turns from the first label on
     return rows[in_turn(examples.y[rows]).numpy()].tolist()
 
 
@@ -125,5 +127,5 @@ def _pixels(image: Tensor) -> Array:
 
 
 def _top(probabilities: Tensor) -> list[list[float]]:
-    """Class and probability of the most probable classes, as the record holds them."""
+    """Return class and probability of the most probable classes, in the format of the record."""
     return [[float(label), round(p, 6)] for label, p in most_probable(probabilities)]

@@ -1,4 +1,4 @@
-"""How far the nearest adversarial example is, in each norm."""
+"""The distance of the nearest adversarial example, in each norm."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from robustcls.core.measures import FEWEST, Measure, Part
 
 @dataclass
 class Options:
-    minimum_n: int = option(100, "Samples at most whose minimum perturbation is looked for; 0: none.")
+    minimum_n: int = option(100, "Largest number of samples for minimum perturbations; 0: none.")
 
 
 MEASURE = Measure(

@@ -1,4 +1,4 @@
-"""How far the nearest adversarial example is, in each norm."""
+"""The distance of the nearest adversarial example, in each norm."""
 
 import math
 from dataclasses import replace
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
 FAB, APGD = "fab_t(steps=30, targets=3, early_stop=False)", "min_apgd(steps=10, radii=15)"
-ATTACKS: dict[Norm, list[str]] = {  # one alone can collapse on a model: FAB does where activations are discontinuous
+ATTACKS: dict[Norm, list[str]] = {  # a single attack can fail on a model, as FAB does if activations are discontinuous
     "linf": [FAB, APGD],
     "l2": [FAB, "ddn(steps=100)", APGD],
     "l1": [FAB, APGD],
     "l0": ["sigma_zero(steps=100)"],
 }
-PASSES = 1000  # forward and backward, of a sample in the norms together, as measured
-HALVINGS = 12  # of the way from an example back to the image
+PASSES = 1000  # forward and backward passes per sample, in all norms together, as measured
+HALVINGS = 12  # bisections between an example and its image
 
 
 def measure(
     subject: Subject, evaluation: Evaluation, *, n: int, batch_size: int, seed: int, progress: bool = False
 ) -> list[MinimumNorm]:
-    """The distance of the nearest verified example of at most n samples, evenly spaced, in each norm: upper bounds.
+    """Return the distance of the nearest verified example of at most n samples, in each norm: upper bounds of the minimum.
 
-    An attack that fails on an error of its own is recorded with it. Raises InputError for a model without gradients.
+    An attack that raises an error is recorded with it. Raises InputError for a model without gradients, and with a mask.
     """
     model, examples = subject.model, evaluation.examples
     if not getattr(model, "differentiable", True):
         raise InputError(
-            "minimum perturbations are looked for with gradients, which this model does not give: give the evaluation a "
+            "minimum perturbations are searched with gradients, which this model does not give: give the evaluation a "
             "minimum-norm attack that needs none, such as --attack hopskipjump"
         )
     if subject.threat.mask is not None:
         raise InputError(
-            "minimum perturbations are looked for in the whole image, and a mask lets only a part of it change"
+            "minimum perturbations are searched in the whole image, and a mask lets only a part of it change"
         )
     at = spaced(examples.y, n)
     white = replace(subject.take(at), surrogate=None)
@@ -68,7 +68,7 @@ def seconds(pace: "Pace") -> float:
 
 
 def from_attacks(evaluation: Evaluation) -> list[MinimumNorm]:
-    """What the minimum-norm attacks of the evaluation itself found, in its norm; none where it ran no such attack."""
+    """Return what the minimum-norm attacks of the evaluation itself found, in its norm; empty without such attacks."""
     examples: Examples = evaluation.examples
     rule = (
         f"all {len(examples.y)} samples; the distance of the nearest verified example of this attack, or of an attack that "
@@ -115,14 +115,14 @@ def _in_norm(engine: Engine, examples: Examples, at: Tensor, norm: Norm, number:
 
 
 def _draw_back(engine: Engine, x_adv: Tensor, rows: Tensor, threat: ThreatModel) -> Tensor:
-    """Distance of the nearest verified example that bisection finds between x_adv and its image; inf for none: N."""
+    """Return the distance of the nearest verified example that bisection finds between x_adv and its image: N; inf if none."""
 
     def halve(part: Tensor) -> Tensor:
         x, y = engine.x[rows[part]].to(engine.device), engine.y[rows[part]].to(engine.device)
         end = x_adv[part].to(engine.device)
         low, share, high = torch.zeros(len(part)), torch.ones(len(part)), torch.ones(len(part))
         nearest = torch.full((len(part),), torch.inf)
-        for _ in range(HALVINGS + 1):  # the first looks at the end itself
+        for _ in range(HALVINGS + 1):  # the first step tests x_adv itself
             images = threat.between(x, end, share.to(engine.device))
             found = engine.note(verify(engine.model, images, x, y, threat, rows[part]), threat.norm)
             nearest = torch.minimum(nearest, found.distance.where(found.misclassified, torch.inf))
@@ -134,7 +134,7 @@ def _draw_back(engine: Engine, x_adv: Tensor, rows: Tensor, threat: ThreatModel)
 
 
 def _record(norm: str, attack: str, rule: str, index: Tensor, distance: Tensor) -> MinimumNorm:
-    """index: of N samples. distance: N, inf where no example was found."""
+    """Return the record of one norm. index: of N samples. distance: N, inf if no example was found."""
     known = distance.tolist()
     q1, median, q3 = quartiles(known)
     return MinimumNorm(

@@ -8,7 +8,7 @@ from robustcls.core.measures import FEWEST, Measure, Part
 
 @dataclass
 class Options:
-    curves_n: int = option(100, "Samples at most of security curves in other norms; 0: none.")
+    curves_n: int = option(100, "Largest number of samples for security curves in other norms; 0: none.")
 
 
 MEASURE = Measure(

@@ -24,11 +24,14 @@ from robustcls.results.records import Accuracy, CurvePoint, Evaluation
 if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
-CURVED: tuple[Norm, ...] = ("linf", "l2", "l1")  # of l0 the minimum perturbations are the curve
-POINTS = 8  # of a curve, beside the one at 0
-SHRINK, SHRINKINGS = 2 / 3, 60  # from one radius to the next, in search of where a curve ends
-PASSES = 650  # forward and backward, of a sample in two norms together, as measured
-CLOSER = 3  # times that a curve is drawn, at most, where it ends sooner than the search said
+CURVED: tuple[Norm, ...] = ("linf", "l2", "l1")  # in l0, the minimum perturbations give the curve
+POINTS = 8  # points of a curve besides the one at radius 0
+SHRINK, SHRINKINGS = (
+    2 / 3,
+    60,
+)  # factor from one radius to the next in the search for the end of a curve; largest number
+PASSES = 650  # forward and backward passes per sample, in two norms together, as measured
+CLOSER = 3  # how often a curve is drawn at most, if it ends earlier than the search found
 
 
 def measure(
@@ -110,6 +113,6 @@ def _whole_curve(engine: Engine, attacks: Sequence[str], progress: Progress) -> 
 
 
 def _round_up(radius: float) -> float:
-    """To two significant digits."""
+    """Round to two significant digits."""
     digit = 10 ** (math.floor(math.log10(radius)) - 1)
     return math.ceil(radius / digit) * digit

@@ -1,16 +1,16 @@
-"""What a plan measures beside the attacks: one measure after another, each left out with its reason.
+"""Run the measures of a plan, one after another; a measure that cannot run is left out, with the reason recorded.
 
-`NAME/measure.py` in the folder measures defines what runs:
+`NAME/measure.py` in the folder `measures` defines a measure by these functions:
 
-    measure(subject, evaluation, *, ...) -> RECORD     raises InputError where the model or the data do not allow it
-    seconds(pace) -> float                             what a sample takes
-    available(subject, evaluation, *, ...) -> int      how many samples it can take at most; all of the subject's by default
-    check(subject, *, ...)                             raises InputError before the attacks, for what will not do
-    from_attacks(evaluation) -> RECORD                 what the attacks already say of it, kept where it is not run
-    time_more(x, timed) -> float                       seconds that become `pace.more[NAME]`, where passes are not all
+    measure(subject, evaluation, *, ...) -> RECORD     runs it; raises InputError if the model or data do not allow it
+    seconds(pace) -> float                             estimated seconds per sample
+    available(subject, evaluation, *, ...) -> int      the largest possible number of samples; by default all of the subject
+    check(subject, *, ...)                             raises InputError for unsuitable options, before the attacks run
+    from_attacks(evaluation) -> RECORD                 what the attacks already tell; recorded if the measure does not run
+    time_more(x, timed) -> float                       seconds stored as `pace.more[NAME]`, for work besides passes
 
-The last four may be left out. `...` are those of `n`, `attacks`, `methods`, `batch_size`, `seed`, `progress`, `say` and its
-own options that the function names.
+The last four are optional. `...` stands for those of `n`, `attacks`, `methods`, `batch_size`, `seed`, `progress`, `say` and the
+measure's own options that the function takes.
 """
 
 import time
@@ -28,25 +28,29 @@ from robustcls.evaluation.plan import Plan
 from robustcls.evaluation.subject import Subject
 from robustcls.results.records import Evaluation
 
-ANY_CLASS = ("artefact", "minimum", "other_curves")  # measures of whatever other class the model gives
+ANY_CLASS = (
+    "artefact",
+    "minimum",
+    "other_curves",
+)  # measures for which any wrong class counts: not for targeted attacks
 AIMED = "the attacks aim at a class, and this part is about any wrong one: evaluate without a target"
 CUT_OFF = "the evaluation was cut off before this part was measured"
 
 
 @dataclass
 class Task:
-    """A measure on so many samples."""
+    """A measure to run, and on how many samples."""
 
     measure: Measure
     count: int
-    options: dict[str, Any]  # all that its functions may take
+    options: dict[str, Any]  # every option that its functions may take
 
     def each(self, pace: Pace) -> float:
-        """Seconds a sample."""
+        """Return the estimated seconds per sample."""
         return self.measure.load().seconds(pace)
 
 
-def complete(
+def run_measures(
     subject: Subject,
     plan: Plan,
     evaluation: Evaluation,
@@ -58,27 +62,27 @@ def complete(
     say: Callable[[str], None] = lambda text: None,
     done: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Evaluation:
-    """Adds the measures of a plan to an evaluation, in place, and returns it.
+    """Add the measures of a plan to an evaluation, in place, and return it.
 
     Args:
-        budget: the time that the measures may take: each on as many samples as it holds, or left out; no limit by default.
-        pace: of the model; measured here where it is needed and not given.
-        say: told what comes next, and what it will take.
-        done: called before the first measure and after each, since what follows may take long, or fail.
+        budget: the time limit: each measure runs on as many samples as fit, or is left out; by default there is no limit.
+        pace: measured speed of the model; measured here if needed and not given.
+        say: called with a line on what comes next and how long it will take.
+        done: called before the first measure and after each, because later ones may take long or fail.
     """
     budget = budget or Budget()
     ahead = _tasks(subject, plan, evaluation, batch_size, progress, say)
-    done(evaluation)  # hours of attacks may lie behind
+    done(evaluation)  # saves the attacks, which may have taken hours
     if pace is None:
-        told = len(ahead) > 1 and (budget.minutes is not None or progress)
+        needed = len(ahead) > 1 and (budget.minutes is not None or progress)
         pace = (
             measure_pace(subject.model, subject.x, plan.methods, measures=[one.measure for one in ahead])
-            if told
+            if needed
             else Pace(0.0, 0.0)
         )
     while ahead:
         began = time.perf_counter()
-        _take(ahead.pop(0), ahead, subject, evaluation, budget, pace, say)
+        _run(ahead.pop(0), ahead, subject, evaluation, budget, pace, say)
         seconds = evaluation.provenance.seconds + time.perf_counter() - began
         evaluation.provenance.seconds = round(seconds, 3)
         done(evaluation)
@@ -88,18 +92,18 @@ def complete(
 def _tasks(
     subject: Subject, plan: Plan, evaluation: Evaluation, batch_size: int, progress: bool, say: Callable[[str], None]
 ) -> list[Task]:
-    """What is to be measured; of the rest, the evaluation says why not."""
+    """Return the measures to run; for the others, the reason is recorded in the evaluation."""
     tasks = []
     for measure in measures():
         if measure.name not in (plan.measures or {}):
             continue
-        own, home = (plan.measures or {})[measure.name], measure.load()
+        own, module = (plan.measures or {})[measure.name], measure.load()
         other_question = subject.aim is not None and measure.name in ANY_CLASS
-        if hasattr(home, "from_attacks") and not other_question:
-            setattr(evaluation, measure.name, home.from_attacks(evaluation) or None)
+        if hasattr(module, "from_attacks") and not other_question:
+            setattr(evaluation, measure.name, module.from_attacks(evaluation) or None)
         count = measure.count_in(own)
         if count == 0:
-            continue  # as the plan says
+            continue  # the plan records the reason
         options = {
             "attacks": plan.attacks, "methods": plan.methods, "batch_size": batch_size, "seed": plan.seed,
             "progress": progress, "say": say, **own,
@@ -107,7 +111,9 @@ def _tasks(
         evaluation.not_run[measure.key] = CUT_OFF
         try:
             most = (
-                call(home.available, subject, evaluation, **options) if hasattr(home, "available") else len(subject.y)
+                call(module.available, subject, evaluation, **options)
+                if hasattr(module, "available")
+                else len(subject.y)
             )
         except InputError as error:
             evaluation.not_run[measure.key] = str(error)
@@ -119,7 +125,7 @@ def _tasks(
     return tasks
 
 
-def _take(
+def _run(
     task: Task,
     ahead: Sequence[Task],
     subject: Subject,
@@ -128,9 +134,9 @@ def _take(
     pace: Pace,
     say: Callable[[str], None],
 ) -> None:
-    """Measures on as many samples as the budget holds, or leaves it out with its reason."""
+    """Run a measure on as many samples as fit the budget, or leave it out and record the reason."""
     measure, count, each = task.measure, task.count, task.each(pace)
-    if measure.count:  # what takes all samples takes next to nothing
+    if measure.count:  # measures without a count run on all samples, and take next to no time
         count = budget.fitting(measure.count, count, each, [later.count * later.each(pace) for later in ahead])
     if count < min(measure.fewest, task.count):
         evaluation.not_run[measure.key] = too_long(task.count * each, budget)

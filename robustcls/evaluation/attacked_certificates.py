@@ -1,4 +1,4 @@
-"""Certificates of a model that is attacked, and what its attacks find inside them."""
+"""Certificates of a model that is attacked, and the adversarial examples found within their radii."""
 
 from dataclasses import dataclass, field
 
@@ -9,26 +9,29 @@ from robustcls.evaluation.verify import Attempts
 from robustcls.results.certified import Certified
 from robustcls.results.contradictions import reach
 
-KEPT = 1000  # images at most, to be asked again
+KEPT = 1000  # largest number of images to keep for repeating the vote
 
 
 @dataclass(eq=False)
-class Inside:
-    """Every verified attempt of every attack is held to the certificates, whatever it was made for."""
+class AttackedCertificates:
+    """Certificates, and every verified example inside them: the engine notes the attempts of all attacks here.
+
+    All dictionaries are by the sample's index in the split.
+    """
 
     record: Certified
-    model: nn.Module  # the classifier that is certified: attempts on another one say nothing
-    distance: dict[int, float] = field(default_factory=dict)  # by index, of the nearest example inside the certificate
-    # By index, of smoothing: how clear the clearest of them is, and the image. Its vote can be asked again.
+    model: nn.Module  # the certified classifier; attempts on another model are ignored
+    distance: dict[int, float] = field(default_factory=dict)  # of the nearest example inside the certificate
+    # For smoothing: the example with the largest margin, as (margin, image), to repeat the vote on.
     images: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
-    # By index: the images whose vote was asked again, and what it gave.
+    # The images on which the vote was repeated, each with the result.
     answers: dict[int, list[tuple[Tensor, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reach = {one.index: reach(one.radius) for one in self.record.samples if one.holds(0) and one.radius > 0}
 
     def note(self, model: nn.Module, norm: str, index: Tensor, attempts: Attempts) -> None:
-        """index: of the attempts' samples in the split, N."""
+        """Note which attempts succeeded inside a certificate. index: the samples' positions in the split, N."""
         if model is not self.model or norm != self.record.norm:
             return
         far = torch.tensor([self.reach.get(one, -1.0) for one in index.tolist()], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Bounds of a subject: the largest of some radii within which each answer is proven, to be gone on with if cut off."""
+"""Certify a subject by bounds: the largest of some radii at which each prediction is proven; resumable."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.beside import digests
+from robustcls.evaluation.certificate_match import digests
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -26,48 +26,48 @@ from robustcls.runtime.device import describe_device, exact_fp32, resolve_batch_
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
 
-SHARES = (0.0, 0.25, 0.5, 1.0)  # of the threat's radius, where none is named
-KEPT = 20  # images in one file of a run that may be cut off
+SHARES = (0.0, 0.25, 0.5, 1.0)  # default radii, as shares of the threat model's
+KEPT = 20  # images per file of the journal
 ALGORITHM = "CROWN (arXiv:1811.00866), the best of it and of interval bounds, in float64"
 
 
 def radii_of(threat: ThreatModel, radii: Sequence[float] | None) -> list[float]:
-    """Those that were named, or shares of the threat's. Raises InputError where bounds have nothing to say of them."""
-    found = [share * threat.eps for share in SHARES] if radii is None else list(radii)
-    if max(found) == 0:
+    """Return the radii given, or shares of the threat model's radius. Raises InputError if bounds cannot certify them."""
+    chosen = [share * threat.eps for share in SHARES] if radii is None else list(radii)
+    if max(chosen) == 0:
         raise InputError(
             "bounds at radius 0 say no more than the clean accuracy: give a radius above 0, such as `eps_grid=0,1/255,2/255`"
         )
-    check(threat.at(max(found)))
-    return found
+    check(threat.at(max(chosen)))
+    return chosen
 
 
-def bound(
+def certify_by_bounds(
     subject: Subject, config: CertifyConfig, journal: Journal | None, radii: Sequence[float]
 ) -> tuple[Certified, list[int]]:
-    """The record, and the model's answers, N. Raises InputError for a model that is no plain network."""
+    """Return the record, and the model's predicted classes, N. Raises InputError unless the model is a plain network."""
     model, began, device = subject.model, time.perf_counter(), device_of(subject.model)
     if averaged_in(model):
-        raise InputError("bounds are of a network of plain layers, and this model is random: leave out `method=bounds`")
+        raise InputError("bounds need a network of plain layers, and this model is random: leave out `method=bounds`")
     parts = OomSafeBatches(resolve_batch_size(parse_batch_size(config.batch_size), subject.x.shape[1:], device))
     with torch.no_grad(), frozen(model), exact_fp32():
         logits = predict(model, subject.x, parts)
     if journal is not None:
         journal.open(_task(subject, radii), logits)
     answers = predict_labels(logits).cpu()
-    right, found = answers == subject.y.cpu(), []
+    right, largest = answers == subject.y.cpu(), []
     with Bar(len(right), "certify", "image", show=not config.quiet) as bar:
         for rows in torch.arange(len(right)).split(KEPT):
             known = journal.read_chunk(rows) if journal else None
-            its = known["radius"] if known else _largest(subject, rows, right[rows], radii)
+            part = known["radius"] if known else _largest(subject, rows, right[rows], radii)
             if journal and known is None:
-                journal.write_chunk(rows, {"radius": its})
-            found.append(its)
-            bar.advance(len(rows), f"{sum(int((each > 0).sum()) for each in found)} certified")
+                journal.write_chunk(rows, {"radius": part})
+            largest.append(part)
+            bar.advance(len(rows), f"{sum(int((each > 0).sum()) for each in largest)} certified")
     samples = [
         CertifiedSample(index, label, answer if answer >= 0 else None, radius)
         for index, label, answer, radius in zip(
-            subject.index.tolist(), subject.y.tolist(), answers.tolist(), torch.cat(found).tolist(), strict=True
+            subject.index.tolist(), subject.y.tolist(), answers.tolist(), torch.cat(largest).tolist(), strict=True
         )
     ]
     record = Certified.of(
@@ -79,7 +79,10 @@ def bound(
 
 
 def _largest(subject: Subject, rows: Tensor, right: Tensor, radii: Sequence[float]) -> Tensor:
-    """The largest radius at which each of the rows is certified, float64; 0 for none. What holds at a radius holds below it."""
+    """Return the largest radius at which each of the rows is certified, float64, or 0.
+
+    A certificate at one radius also holds at every smaller one, so radii are tried from the largest down.
+    """
     largest, left = torch.zeros(len(rows), dtype=torch.float64), right.clone()
     for radius in sorted({one for one in radii if one > 0}, reverse=True):
         if not left.any():
@@ -93,13 +96,15 @@ def _largest(subject: Subject, rows: Tensor, right: Tensor, radii: Sequence[floa
 
 
 def check_precision(config: CertifyConfig) -> None:
-    """Raises InputError where a copy in low precision was asked for."""
+    """Raise InputError if low precision was asked for: bounds are computed for the model itself."""
     if config.precision != "fp32":
-        raise InputError(f"bounds are of the model itself, not of a copy: leave out `precision={config.precision}`")
+        raise InputError(
+            f"bounds certify the model itself, not a copy in low precision: leave out `precision={config.precision}`"
+        )
 
 
 def _task(subject: Subject, radii: Sequence[float]) -> dict[str, Any]:
-    """What must be the same where a run is resumed."""
+    """Return everything that must be the same for a run to be resumed."""
     model, data = subject.model_record, subject.data_record
     return {
         "certified": "bounds", "model": [model.name, model.sha256], "data": data.sha256, "norm": subject.threat.norm,

@@ -1,5 +1,4 @@
-"""Whether an evaluation that was made before is about the same classifier and samples, so that certificates and attacks can
-stand beside each other."""
+"""Whether certificates and attacks are about the same classifier and samples, so that one evaluation can hold both."""
 
 import hashlib
 from pathlib import Path
@@ -10,18 +9,21 @@ from torch import Tensor
 
 from robustcls.core.errors import InputError
 from robustcls.core.wrapped import read_wrapped
-from robustcls.evaluation.inside import Inside
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
 from robustcls.evaluation.subject import Subject
 from robustcls.models.wrappers.smoothed import Smoothed
 from robustcls.results.records import Certified, Evaluation
 
 
 def difference(evaluation: Evaluation, subject: Subject, whose: str = "certified") -> str:
-    """What is not the same, in words that follow the evaluation's name; "" for nothing. whose: the subject's model."""
-    ours, its = subject.model_record, evaluation.model
-    if _identity(its.name, its.sha256) != _identity(ours.name, ours.sha256):
-        same_name = f", with other weights, and {whose} are these" if its.name == ours.name else ""
-        return f"is of {its.name}" + (same_name or f", and {whose} is {ours.name}")
+    """Return how an evaluation differs from the subject, in words that follow the evaluation's name, or "" if it does not.
+
+    whose: what is done with the subject's model, such as "certified".
+    """
+    own, earlier = subject.model_record, evaluation.model
+    if _identity(earlier.name, earlier.sha256) != _identity(own.name, own.sha256):
+        same_name = f", with other weights, and {whose} are these" if earlier.name == own.name else ""
+        return f"is of {earlier.name}" + (same_name or f", and {whose} is {own.name}")
     named = sorted(zip(subject.index.tolist(), subject.y.tolist(), strict=True))
     if evaluation.data.sha256 != subject.data_record.sha256 or named != sorted(
         (one.index, one.label) for one in evaluation.samples
@@ -32,9 +34,11 @@ def difference(evaluation: Evaluation, subject: Subject, whose: str = "certified
     return ""
 
 
-def certificates_at(path: Path, subject: Subject) -> tuple[Inside | None, str]:
-    """The certificates of an evaluation at `path`, where they are of the subject's classifier and samples, in the norm of its
-    threat, and what is to be said of them; None where there are none to keep beside its attacks."""
+def certificates_at(path: Path, subject: Subject) -> tuple[AttackedCertificates | None, str]:
+    """Return the certificates in the evaluation at `path` that can be kept with attacks on the subject, and a line about them.
+
+    They must be of the same classifier and samples, and in the norm of the threat model; otherwise they are None.
+    """
     try:
         earlier = Evaluation.load(path) if path.is_file() and path.stat().st_size else None
     except InputError:
@@ -48,11 +52,16 @@ def certificates_at(path: Path, subject: Subject) -> tuple[Inside | None, str]:
         differs = f"has certificates in {norm}, and the attacks are in {subject.threat.norm}"
     if differs:
         return None, f"the certificates in {path} are not kept beside the attacks: it {differs}"
-    return Inside(earlier.certified, subject.model), f"the certificates in {path} are kept, beside the attacks"
+    return AttackedCertificates(
+        earlier.certified, subject.model
+    ), f"the certificates in {path} are kept, beside the attacks"
 
 
-def inside_of(certificates: Any, subject: Subject) -> Inside:
-    """Those that `robustcls.certify` made of the same model and images. Raises InputError where they cannot be."""
+def certificates_from(certificates: Any, subject: Subject) -> AttackedCertificates:
+    """Return certificates that `robustcls.certify` made, for attacks on the same subject.
+
+    Raises InputError if they are not of the subject's model and images, or in another norm.
+    """
     record = getattr(certificates, "record", certificates)
     if not isinstance(record, Certified):
         raise InputError(f"`certificates` is {certificates!r:.40}: give what robustcls.certify returned")
@@ -71,20 +80,21 @@ def inside_of(certificates: Any, subject: Subject) -> Inside:
         )
     if subject.detector is not None:
         raise InputError("`certificates` are of a model without a detector: leave out `detector`")
-    ours = digests(subject)
+    own = digests(subject)
     if not record.weights_sha256 or not record.images_sha256:
         raise InputError("`certificates` do not say of which weights and images they are: certify the model again")
-    if record.images_sha256 != ours["images_sha256"]:
+    if record.images_sha256 != own["images_sha256"]:
         raise InputError("`certificates` are of other images: certify the very ones that are attacked")
-    if record.weights_sha256 != ours["weights_sha256"]:
+    if record.weights_sha256 != own["weights_sha256"]:
         raise InputError("`certificates` are of a model with other weights: certify the very one that is attacked")
-    return Inside(record, subject.model)
+    return AttackedCertificates(record, subject.model)
 
 
 def digests(subject: Subject) -> dict[str, str]:
-    """SHA-256 in hex of what is certified: the fields `weights_sha256` and `images_sha256` of the record.
+    """Return the SHA-256, in hex, of the certified weights and images: the record's `weights_sha256` and `images_sha256`.
 
-    Of tensors without their names, so that wrappers around the network and the order of the samples change nothing.
+    Tensors are hashed without their names, so that wrappers around the network do not change the digest, and images in the
+    order of their indices.
     """
     model, (weights, images) = subject.model, (hashlib.sha256() for _ in range(2))
     tensors = (model.model if isinstance(model, Smoothed) else model).state_dict().values()
@@ -98,13 +108,13 @@ def digests(subject: Subject) -> dict[str, str]:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """With the shape in front."""
+    """Return the bytes of a tensor, preceded by its shape."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return repr(tuple(tensor.shape)).encode() + flat.view(torch.uint8).numpy().tobytes()
 
 
 def _identity(name: str, sha256: str) -> tuple[str, float, str]:
-    """Which smoothed classifier a model is: how many draws its vote is attacked with does not matter."""
+    """Return what identifies a smoothed classifier: the model, sigma and digest, but not the draws that attacks use."""
     named = read_wrapped(name)
     options = dict(named.wrapper.options) if named.wrapper else {}
     if named.wrapper is None or named.wrapper.name != "smoothed" or "sigma" not in options:

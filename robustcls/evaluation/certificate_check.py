@@ -1,4 +1,4 @@
-"""An evaluation's attacks held to the certificates beside them; see `robustcls.results.contradictions` for the check."""
+"""Check an evaluation's attacks against its certificates; `robustcls.results.contradictions` makes the self-check."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from robustcls.core.errors import InputError
 from robustcls.core.gradients import frozen
 from robustcls.core.progress import Bar
 from robustcls.core.threat import ThreatModel
+from robustcls.evaluation.attacked_certificates import AttackedCertificates
+from robustcls.evaluation.certify_by_smoothing import as_certified
 from robustcls.evaluation.examples import Examples
-from robustcls.evaluation.inside import Inside
-from robustcls.evaluation.smooth import as_certified
 from robustcls.evaluation.subject import Subject
 from robustcls.models.wrappers.smoothed import Smoothed
 from robustcls.results.contradictions import Contradiction, check_of, contradictions, put, reach
@@ -24,33 +24,39 @@ from robustcls.runtime.device import exact_fp32
 from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.stored import Stored
 
-SAME = 1e-6  # by which a saved image may differ from the data's
+SAME = 1e-6  # tolerance when comparing a saved image with that of the data
 
 
-def hold(subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False) -> None:
-    """Puts the certificates of the subject beside its attacks, and the check of both; none where it has no certificates.
+def check_certificates(
+    subject: Subject, evaluation: Evaluation, *, seed: int, batch_size: int, progress: bool = False
+) -> None:
+    """Add the subject's certificates to the evaluation, and the self-check that no attack contradicts them.
 
-    A sample that is certified by smoothing and counted broken is asked again: PREDICT of Cohen et al. 2019 (arXiv:1902.02918)
-    on the very example, with as many draws as the certificate had and at its alpha. A vote that abstains, or gives the label,
-    is no contradiction.
+    Without certificates, nothing happens. If a sample is certified by smoothing and was counted as broken, the vote is repeated
+    on the adversarial example: PREDICT of Cohen et al. 2019 (arXiv:1902.02918), with as many draws as the certificate and at
+    its alpha. A vote that abstains or gives the label is no contradiction.
     """
-    inside = subject.inside
-    if inside is None:
+    certificates = subject.certificates
+    if certificates is None:
         return
-    evaluation.certified = inside.record
-    found = contradictions(evaluation, inside.distance)
+    evaluation.certified = certificates.record
+    found = contradictions(evaluation, certificates.distance)
     answers: dict[int, int] = {}
-    if inside.record.method == "smoothing":
-        images = _images(subject, evaluation, inside, found)
-        answers = ask(subject, inside, images, seed=seed, batch_size=batch_size, progress=progress)
+    if certificates.record.method == "smoothing":
+        images = _images(subject, evaluation, certificates, found)
+        answers = repeat_votes(subject, certificates, images, seed=seed, batch_size=batch_size, progress=progress)
     put(evaluation, check_of(evaluation, found, answers))
 
 
 def _images(
-    subject: Subject, evaluation: Evaluation, inside: Inside, found: Mapping[int, Contradiction]
+    subject: Subject, evaluation: Evaluation, certificates: AttackedCertificates, found: Mapping[int, Contradiction]
 ) -> dict[int, list[Tensor]]:
-    """By index, as far as they are at hand, the clearest example and the one that counts; a clean image always is."""
-    images = {name: [image] for name, (_, image) in inside.images.items() if name in found}
+    """Return the images on which to repeat the vote, by index, as far as they are in memory.
+
+    These are the example with the largest margin and the example that counted as success, or the clean image if that is
+    misclassified.
+    """
+    images = {name: [image] for name, (_, image) in certificates.images.items() if name in found}
     examples = evaluation.examples
     for row, name in enumerate(subject.index.tolist()):
         if name not in found:
@@ -63,26 +69,29 @@ def _images(
 
 
 def _is_kept(examples: Examples, row: int, radius: float) -> bool:
-    """Whether the example of a row is there, and no farther away than that."""
+    """Whether the adversarial example of a row is in memory, and lies within this radius."""
     if not examples.success[row] or examples.distance[row] > radius:
         return False
     return not isinstance(examples.x_adv, Stored) or bool(examples.x_adv.kept[row])
 
 
-def ask(
+def repeat_votes(
     subject: Subject,
-    inside: Inside,
+    certificates: AttackedCertificates,
     images: Mapping[int, Sequence[Tensor]],
     *,
     seed: int,
     batch_size: int,
     progress: bool = False,
 ) -> dict[int, int]:
-    """By index, what the vote of the smoothed model gives for its images (C,H,W): a wrong class if it gives one for any of
-    them, else that it abstains for one, else the label."""
+    """Return the vote of the smoothed model on the images (each C,H,W) of each sample, by index.
+
+    The result is a wrong class if the vote gives one for any image of the sample, else ABSTAIN if it abstains on any, else the
+    label.
+    """
     if not images:
         return {}
-    record, label = inside.record, {one.index: one.label for one in inside.record.samples}
+    record, label = certificates.record, {one.index: one.label for one in certificates.record.samples}
     assert isinstance(subject.model, Smoothed)
     assert record.n is not None
     assert record.alpha is not None
@@ -95,10 +104,10 @@ def ask(
         classes = form(x[None]).shape[1]
 
         def answer(name: int, image: Tensor) -> int:
-            known = inside.answers.setdefault(name, [])
-            for other, found in known:
-                if torch.equal(other, image):
-                    return found
+            known = certificates.answers.setdefault(name, [])
+            for earlier, vote in known:
+                if torch.equal(earlier, image):
+                    return vote
 
             def votes(n: int, purpose: int) -> Tensor:
                 key = (seed, STREAM, name, purpose, len(known))
@@ -108,15 +117,15 @@ def ask(
             return known[-1][1]
 
         with Bar(len(images), "ask again", "image", show=progress) as bar:
-            for name, its in images.items():
-                found = [answer(name, image) for image in its]
-                wrong = [one for one in found if one not in (ABSTAIN, label[name])]
-                answers[name] = wrong[0] if wrong else ABSTAIN if ABSTAIN in found else label[name]
+            for name, own_images in images.items():
+                given = [answer(name, image) for image in own_images]
+                wrong = [one for one in given if one not in (ABSTAIN, label[name])]
+                answers[name] = wrong[0] if wrong else ABSTAIN if ABSTAIN in given else label[name]
                 bar.advance(1)
     return answers
 
 
-def hold_loaded(
+def check_earlier_attacks(
     subject: Subject,
     evaluation: Evaluation,
     examples: str | Path | None,
@@ -125,22 +134,27 @@ def hold_loaded(
     batch_size: int,
     progress: bool = False,
 ) -> None:
-    """The same for attacks that were made before. examples: the npz that `save_examples` of those attacks wrote."""
+    """Check the attacks of an evaluation that was saved earlier against its new certificates.
+
+    examples: the npz that `save_examples` wrote for those attacks, if it is available.
+    """
     assert evaluation.certified is not None
-    inside = subject.inside = Inside(evaluation.certified, subject.model)
+    certificates = subject.certificates = AttackedCertificates(evaluation.certified, subject.model)
     if examples is not None:
         rows = {int(name): row for row, name in enumerate(subject.index.tolist())}
-        ball = ThreatModel.parse(f"{inside.record.norm}:0")
+        ball = ThreatModel.parse(f"{certificates.record.norm}:0")
         for name, image in read_examples(examples, subject).items():
             far = ball.distance(image[None], subject.x[torch.tensor([rows[name]])]).item()
-            if far <= inside.reach.get(name, -1.0):
-                inside.images[name] = 0.0, image
-    hold(subject, evaluation, seed=seed, batch_size=batch_size, progress=progress)
+            if far <= certificates.reach.get(name, -1.0):
+                certificates.images[name] = 0.0, image
+    check_certificates(subject, evaluation, seed=seed, batch_size=batch_size, progress=progress)
 
 
 def read_examples(path: str | Path, subject: Subject) -> dict[int, Tensor]:
-    """By index, the adversarial examples of a file that `Examples.save` wrote. Raises InputError where it is another file, or
-    of other images than the subject's."""
+    """Return the adversarial examples of a file that `Examples.save` wrote, by index.
+
+    Raises InputError if it is another file, or was made from other images than the subject's.
+    """
     wrong = f"{path} holds no adversarial examples: give the file that `robustcls attack --save-examples` wrote"
     try:
         with np.load(path, allow_pickle=False) as file:

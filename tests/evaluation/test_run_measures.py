@@ -37,7 +37,7 @@ def test_the_attacks_are_kept_before_the_first_part_that_may_fail(judged, tmp_pa
 def test_the_time_that_the_parts_take_is_counted(judged, monkeypatch):
     before, kept, clock = judged.evaluation.provenance.seconds, [], Clock()
     monkeypatch.setattr(calibration, "measure", lambda *_, **__: setattr(clock, "now", clock.now + 5))
-    monkeypatch.setattr("robustcls.evaluation.complete.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("robustcls.evaluation.run_measures.time", SimpleNamespace(perf_counter=clock))
     completed(judged, make_net(), NOTHING, done=lambda found: kept.append(found.provenance.seconds))
     assert kept[0] == before
     assert kept[1] == pytest.approx(before + 5, abs=1e-3)

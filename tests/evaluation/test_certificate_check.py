@@ -9,9 +9,9 @@ import robustcls
 from robustcls.core.errors import InputError
 from robustcls.core.threat import ThreatModel
 from robustcls.core.traits import traits
-from robustcls.evaluation.beside import digests
+from robustcls.evaluation.certificate_check import check_earlier_attacks
+from robustcls.evaluation.certificate_match import digests
 from robustcls.evaluation.certify import Certificates
-from robustcls.evaluation.hold import hold_loaded
 from robustcls.evaluation.subject import make_subject
 from robustcls.results.certified import Certified, CertifiedSample
 from robustcls.results.contradictions import CHECK
@@ -82,11 +82,11 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
     evaluation.examples = None  # as one that was loaded
     evaluation.certified = certified.record
     subject = make_subject(model, x, Y, ThreatModel("l2", 0.23))
-    hold_loaded(subject, evaluation, None, seed=0, batch_size=64)
+    check_earlier_attacks(subject, evaluation, None, seed=0, batch_size=64)
     check = check_in(evaluation)
     assert (check.status, check.measured) == ("warn", None)
     assert f"the vote was not repeated for {lost}: their examples are not available" in check.message
-    hold_loaded(subject, evaluation, tmp_path / "x.npz", seed=0, batch_size=64)
+    check_earlier_attacks(subject, evaluation, tmp_path / "x.npz", seed=0, batch_size=64)
     check = check_in(evaluation)
     assert (check.status, check.measured) == ("warn", 0)
     assert f"the vote is wrong for 0 of them and right for {lost}" in check.message

@@ -1,4 +1,4 @@
-"""Smoothing of a subject: fast, the same whatever the batch size, and to be gone on with where it was cut off."""
+"""Certify a subject by smoothing: independent of the batch size, and resumable after an interruption."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
-from robustcls.evaluation.beside import digests
+from robustcls.evaluation.certificate_match import digests
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -27,19 +27,22 @@ from robustcls.runtime.memory import OomSafeBatches
 from robustcls.runtime.predict import predict
 from robustcls.runtime.search import make_search_model
 
-DRAWS_KEPT = 4000  # in one file of a run that may be cut off
-COMPARED = 32  # draws on which the copy must agree with the model
-TIMES = range(4)  # of sigma, the radii of the curve
+DRAWS_KEPT = 4000  # draws per file of the journal
+COMPARED = 32  # draws on which the fast copy must agree with the model
+TIMES = range(4)  # multiples of sigma that are the default radii of the curve
 
 
-def smooth(
+def certify_by_smoothing(
     subject: Subject,
     smoothing: Smoothing,
     config: CertifyConfig,
     journal: Journal | None,
     radii: Sequence[float] | None = None,
 ) -> tuple[Certified, list[int]]:
-    """The record, and what most of the counted draws answer, N. The subject's model is a Smoothed. Raises InputError."""
+    """Return the record, and the most frequent class among each sample's counted draws, N.
+
+    The subject's model must be a Smoothed. Raises InputError.
+    """
     assert isinstance(subject.model, Smoothed)
     base, began = subject.model.model, time.perf_counter()
     _check(base)
@@ -52,13 +55,13 @@ def smooth(
         if journal is not None:
             journal.open(_task(subject, smoothing, config, precision), logits)
         form = as_certified(base, precision, subject.x[0].to(device), smoothing.sigma)
-        found = _certify(form, subject, smoothing, config, journal, logits.shape[1], parts)
+        certificates = _certify(form, subject, smoothing, config, journal, logits.shape[1], parts)
     samples = [
         CertifiedSample(
             index, label, or_none(one.predicted), one.radius if one.predicted == label else 0.0, or_none(one.candidate),
             one.count,
         )
-        for index, label, one in zip(subject.index.tolist(), subject.y.tolist(), found, strict=True)
+        for index, label, one in zip(subject.index.tolist(), subject.y.tolist(), certificates, strict=True)
     ]  # fmt: skip
     record = Certified.of(
         "smoothing", "l2", samples, [smoothing.sigma * times for times in TIMES] if radii is None else radii,
@@ -66,11 +69,11 @@ def smooth(
         batch_size=parts.size, device=describe_device(device), seconds=round(time.perf_counter() - began, 3),
         command="robustcls.certify", **digests(subject),
     )  # fmt: skip
-    return record, [one.voted for one in found]
+    return record, [one.voted for one in certificates]
 
 
 def or_none(label: int) -> int | None:
-    """A class, or None for what is none."""
+    """Return the class, or None for a negative number, which stands for none."""
     return label if label >= 0 else None
 
 
@@ -81,12 +84,14 @@ def _check(base: nn.Module) -> None:
         )
     if any(getattr(module, "eight_bits", False) for module in base.modules()):
         raise InputError(
-            "a service sees 8 bits in [0, 1], which noise leaves: certify the artefact or checkpoint that it serves"
+            "a service only takes 8-bit images in [0, 1], and noisy images are not: certify the artefact or checkpoint that "
+            "it serves"
         )
 
 
 def as_certified(base: nn.Module, precision: str, image: Tensor, sigma: float) -> nn.Module:
-    """The model as it is run: in fp32 a copy with BatchNorm folded, where it agrees on noisy images; else itself."""
+    """Return the model that runs: in fp32 a copy with folded BatchNorm, if it agrees with the model on noisy images, else the
+    model itself; in low precision its copy."""
     x = next(noisy_copies(image, COMPARED, sigma, key=(COMPARED,), size=COMPARED))
     if precision == "fp32":
         return make_search_model(base, "fp32", x)
@@ -105,13 +110,13 @@ def _certify(
     num_classes: int,
     parts: OomSafeBatches,
 ) -> list[Certificate]:
-    """Of each sample, a few at a time behind a bar; those that the journal knows are taken from there."""
-    found: list[Certificate] = []
+    """Return the certificate of each sample, some at a time with a progress bar; those in the journal are read from it."""
+    certificates: list[Certificate] = []
     device, right = device_of(subject.model), 0
     with Bar(len(subject.y), "certify", "image", show=not config.quiet) as bar:
         for rows in torch.arange(len(subject.y)).split(max(1, DRAWS_KEPT // smoothing.n)):
             known = journal.read_chunk(rows) if journal else None
-            its: Iterable[Certificate] = (
+            part: Iterable[Certificate] = (
                 (_restored(row, smoothing) for row in known["found"].tolist())
                 if known
                 else certify_all(
@@ -119,14 +124,14 @@ def _certify(
                     num_classes=num_classes, seed=config.seed, parts=parts,
                 )
             )  # fmt: skip
-            for label, one in zip(subject.y[rows].tolist(), its, strict=True):
-                found.append(one)
+            for label, one in zip(subject.y[rows].tolist(), part, strict=True):
+                certificates.append(one)
                 right += one.predicted == label
                 bar.advance(1, f"{right} certified")
             if journal and known is None:
-                kept = [(one.predicted, one.candidate, one.count, one.voted) for one in found[-len(rows) :]]
+                kept = [(one.predicted, one.candidate, one.count, one.voted) for one in certificates[-len(rows) :]]
                 journal.write_chunk(rows, {"found": torch.tensor(kept)})
-    return found
+    return certificates
 
 
 def _restored(row: Sequence[int], smoothing: Smoothing) -> Certificate:
@@ -136,7 +141,7 @@ def _restored(row: Sequence[int], smoothing: Smoothing) -> Certificate:
 
 
 def _task(subject: Subject, smoothing: Smoothing, config: CertifyConfig, precision: str) -> dict[str, Any]:
-    """What must be the same where a run is resumed."""
+    """Return everything that must be the same for a run to be resumed."""
     model, data = subject.model_record, subject.data_record
     return {
         "certified": "smoothing", "model": [model.name, model.sha256], "data": data.sha256, "sigma": smoothing.sigma,

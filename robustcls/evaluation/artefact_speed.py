@@ -1,4 +1,4 @@
-"""Size and speed of an exported file, and of the model that it was made of."""
+"""Size and speed of an exported file, and of the model that it was exported from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,46 +14,47 @@ from robustcls.runtime.flops import forward_flops
 from robustcls.runtime.timing import milliseconds, one_thread
 
 BATCHES = (1, 8, 32)
-LIMITS: Any = {"most": 200, "least": 10, "seconds": 2.0}  # of the runs of each batch size
+LIMITS: Any = {"most": 200, "least": 10, "seconds": 2.0}  # limits on the timed runs per batch size
 
-# Batch, runs, then milliseconds: median and 99th percentile of the file, and of its original where that runs on the CPU.
+# Batch size, number of runs, then median and 99th percentile in milliseconds: of the file, and of the original model if that
+# runs on the CPU.
 Times = tuple[int, int, float, float, float | None, float | None]
 
 
 def size_of_file(net: OnnxNet, shape: Sequence[int]) -> tuple[int, int, int]:
-    """Bytes, parameters and multiply-adds of an image, 0 where these are not known. shape: 1,C,H,W."""
+    """Return bytes, parameters, and multiply-adds per image (0 if not known). shape: 1,C,H,W."""
     image = torch.zeros(net.batch_size or 1, *shape[1:])
     macs = _macs(net.twin, image) if net.twin is not None else 0
     return Path(net.path).stat().st_size, net.parameters_in_file, macs
 
 
 def size_of_module(model: nn.Module, shape: Sequence[int]) -> tuple[int, int, int]:
-    """The same of a PyTorch module; its bytes are those of its parameters and buffers."""
+    """Return the same for a PyTorch module, whose bytes are those of its parameters and buffers."""
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(one.numel() * one.element_size() for one in tensors)
     return size, sum(one.numel() for one in model.parameters()), _macs(model, torch.zeros(1, *shape[1:]))
 
 
 def time_runs(net: OnnxNet, shape: Sequence[int], original: nn.Module | None) -> list[Times]:
-    """Of each batch size that the file allows, on one thread. shape: 1,C,H,W."""
+    """Time the file at each batch size that it allows, on one thread. shape: 1,C,H,W."""
     with one_thread():
         return [_time(net, batch, shape, original) for batch in BATCHES if net.batch_size in (None, batch)]
 
 
 def _macs(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds of an image."""
+    """Return the multiply-adds per image."""
     return int(forward_flops(model, images.to(device_of(model)))) // 2
 
 
 def _time(net: OnnxNet, batch: int, shape: Sequence[int], original: nn.Module | None) -> Times:
     images = torch.rand(batch, *shape[1:])
     run = net.runner(threads=1)
-    mine = milliseconds(lambda: run(images.numpy()), **LIMITS)
-    theirs: tuple[float | None, float | None] = (None, None)
+    file_times = milliseconds(lambda: run(images.numpy()), **LIMITS)
+    original_times: tuple[float | None, float | None] = (None, None)
     if original is not None and all(one.device.type == "cpu" for one in original.parameters()):
         with torch.no_grad():
-            theirs = _percentiles(milliseconds(lambda: original(images), **LIMITS))
-    return batch, len(mine), *_percentiles(mine), *theirs
+            original_times = _percentiles(milliseconds(lambda: original(images), **LIMITS))
+    return batch, len(file_times), *_percentiles(file_times), *original_times
 
 
 def _percentiles(times: list[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""An evaluation of tensors by options, as `robustcls.evaluate` takes them."""
+"""Evaluate tensors with the options of `robustcls.evaluate`."""
 
 import sys
 import warnings
@@ -24,8 +24,8 @@ from robustcls.core.threat import ThreatModel
 from robustcls.data.images import as_tensor
 from robustcls.data.mask_file import read_mask
 from robustcls.evaluation.attacks import AttackLike
-from robustcls.evaluation.beside import inside_of
 from robustcls.evaluation.budget import estimate
+from robustcls.evaluation.certificate_match import certificates_from
 from robustcls.evaluation.config import FPR, AttackConfig, ReportConfig, SubjectOptions
 from robustcls.evaluation.evaluate import evaluate_subject, state
 from robustcls.evaluation.journal import kept_in
@@ -42,16 +42,17 @@ def _names(config: type) -> set[str]:
     return {field.name for field in fields(config)}
 
 
-# What `robustcls.evaluate` takes beside its own arguments, which say what is evaluated.
+# The options that `robustcls.evaluate` takes besides its own arguments.
 OPTIONS = _names(ReportConfig) - _names(SubjectOptions) - {"n", "attack", "suite"} | {"precision"}
-MEASURES = OPTIONS - _names(AttackConfig) - {"checks"}  # one of them asks for measures beside the attacks
+MEASURES = OPTIONS - _names(AttackConfig) - {"checks"}  # any of these also runs measures
 
 
-def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
-    """The options of `robustcls.evaluate` as those of a report: nothing but what is named is measured, unless a profile
-    says so. Objects, such as a model or functions, are recorded as text.
+def read_options(options: Mapping[str, Any], **arguments: Any) -> ReportConfig:
+    """Return the options of `robustcls.evaluate` as those of a report.
 
-    Raises InputError for an unknown one, naming the nearest.
+    Without `profile`, only the measures whose options are given run. Objects, such as a model or functions, are recorded as
+    text. arguments: values of the function's own arguments. Raises InputError for an unknown option, and names the nearest
+    known one.
     """
     for name in options.keys() - OPTIONS:
         raise unknown("option", name, OPTIONS)
@@ -62,7 +63,7 @@ def read_options(options: Mapping[str, Any], **more: Any) -> ReportConfig:
                 f"`method` holds a function, {plugins.parse('attribution', method).name}, where evaluate takes specs alone: "
                 f'name it as "package.module:name", or draw its maps with robustcls.explain(model, images, method=...)'
             )
-    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()} | more
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()} | arguments
     as_text: dict[str, Callable[[Any], Any]] = {
         "checks": lambda functions: "all",
         "detector": lambda score: getattr(score, "__name__", type(score).__name__),
@@ -100,9 +101,9 @@ def evaluate_tensors(
     resume: str | Path | None,
     progress: bool,
 ) -> Evaluation:
-    """What `robustcls.evaluate` does."""
-    earlier = {"alone": "each_alone"}  # names of options
-    options = {earlier.get(option, option): value for option, value in options.items()}
+    """The implementation of `robustcls.evaluate`."""
+    renamed = {"alone": "each_alone"}  # options that had another name in earlier versions
+    options = {renamed.get(option, option): value for option, value in options.items()}
     held_out, certificates = options.pop("held_out", None), options.pop("certificates", None)
     config = read_options(options, batch_size=batch_size, seed=seed, quiet=not progress)
     if (mask := options.get("mask")) is not None:
@@ -119,14 +120,14 @@ def evaluate_tensors(
         raise InputError("`held_out` is for the threshold of a detector: give `detector`, too, or leave it out")
     if (score := options.get("detector")) is not None:
         if held_out is None:
-            raise InputError("`detector` needs clean images beside those that are evaluated: give them as `held_out`")
+            raise InputError("`detector` needs clean images besides those that are evaluated: give them as `held_out`")
         images = as_tensor(held_out, "images")
         check_images(images, input_size=x.shape[1:])
         with torch.inference_mode(False), frozen(subject.model):
             subject.detector = make_detector(score, config.fpr or FPR, subject.model, images)
     subject = aimed(subject, options.get("target"), seed=seed, batch_size=batch_size)
     if certificates is not None:
-        subject.inside = inside_of(certificates, subject)
+        subject.certificates = certificates_from(certificates, subject)
     plan = make_plan(
         subject, attacks, suite,
         alone=config.each_alone,
@@ -142,10 +143,10 @@ def evaluate_tensors(
     say: Callable[[str], None] = partial(print, file=sys.stderr) if progress else lambda text: None
     budget = pace = None
     if options.keys() & MEASURES:
-        given = {*options, "n"}  # the samples are those that were given
-        [its] = estimate([subject], [add_measures(plan, subject, config, say=say)], config, given)
-        subject, plan, pace = its.subject, its.plan, its.pace
-        budget, text = its.begin(given)
+        given = {*options, "n"}  # all samples that were passed in count as asked for
+        [estimated] = estimate([subject], [add_measures(plan, subject, config, say=say)], config, given)
+        subject, plan, pace = estimated.subject, estimated.plan, estimated.pace
+        budget, text = estimated.begin(given)
         say(text)
     with kept_in(resume) as journal:
         evaluation = evaluate_subject(

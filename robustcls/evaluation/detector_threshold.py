@@ -1,4 +1,4 @@
-"""What is chosen on images that are not evaluated: the threshold of a detector."""
+"""The threshold of a detector, chosen on images that are not evaluated."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ def detector_of(
     split: Callable[..., Images],
     evaluated: Images,
 ) -> Detector | None:
-    """The detector that the options name, with its threshold from images of a split that is not evaluated.
+    """Return the detector that the options name, with its threshold chosen on another split than the evaluated one.
 
-    Raises InputError where the data gives the same images for every split, as a folder with a `split` of its own does.
+    Raises InputError if the data gives the same images for both splits, as a folder with its own option `split` does.
     """
     if not isinstance(options, AttackConfig) or options.detector is None:
         return None
@@ -29,8 +29,8 @@ def detector_of(
     shared = set(held_out.files or ()) & set(evaluated.files or ()) or held_out.sha256() == evaluated.sha256()
     if shared:
         raise InputError(
-            f"the threshold of `detector` would be chosen on images that are evaluated, for {held_out.name} gives them for "
-            "another split, too: leave the option `split` of the folder out"
+            f"the threshold of `detector` would be chosen on images that are evaluated, because {held_out.name} gives the "
+            "same images for another split: leave out the option `split` of the folder"
         )
     with frozen(model):
         return make_detector(options.detector, options.fpr or FPR, model, as_floats(held_out.pixels))
