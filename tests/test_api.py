@@ -305,7 +305,7 @@ def test_evaluate_does_what_the_command_report_does(model, data):
         ({"map_n": 3}, "unknown option 'map_n': did you mean 'maps_n'"),
         ({"device": "cpu"}, "unknown option 'device'"),
         ({"checks": "some"}, "unknown checks 'some': there are all, passive"),
-        ({"minutes": -1}, "`minutes=-1` is no time"),
+        ({"minutes": -1}, "`minutes=-1` is not a time"),
         ({"maps_n": -1}, "`maps_n=-1` is negative"),
         ({"eps_grid": ["a"]}, "eps 'a' is not a radius"),
         ({"maps_n": 2, "method": "salency"}, "did you mean 'saliency'"),

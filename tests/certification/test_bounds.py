@@ -323,7 +323,7 @@ def flat(*layers):
         (flat(nn.AvgPool2d(1, divisor_override=-1)), r"layer 0 \(AvgPool2d\) cannot be bounded: its divisor_override"),
         (flat(Calls(lambda h: F.avg_pool2d(h, 1, divisor_override=-2))), r"avg_pool2d, .* its divisor_override"),
         (flat(Calls(lambda h: F.avg_pool2d(h, 1, None, 0, False, True, -2))), r"avg_pool2d, .* its divisor_override"),
-        (flat(Calls(lambda h: h.squeeze())), r"the function squeeze, cannot be bounded: of one image"),
+        (flat(Calls(lambda h: h.squeeze())), r"the function squeeze, cannot be bounded: for a single image"),
         (flat(Calls(lambda h: torch.squeeze(h, 0))), r"for a single image it also removes"),
         (flat(Noisy()), r"no plain network"),
     ],

@@ -224,7 +224,7 @@ class Together(TwoClasses):
         (TwoClasses(), {"sigma": 0}, "noise without spread proves nothing"),
         (TwoClasses(), {"sigma": -0.25}, "noise without spread proves nothing"),
         (TwoClasses(), {"sigma": math.nan}, "noise without spread proves nothing"),
-        (TwoClasses(), {"n": 9}, "9 draws cannot certify anything at alpha 0.001, even if all give one class: take 10"),
+        (TwoClasses(), {"n": 9}, "9 draws cannot certify anything at alpha 0.001, even if all give one class: use 10"),
         (TwoClasses(), {"n0": 0}, "0 draws cannot choose a class"),
         (TwoClasses(), {"alpha": 0}, "is not a valid probability of error"),
         (TwoClasses(), {"alpha": 0.5}, "is not a valid probability of error"),

@@ -93,7 +93,7 @@ def test_a_file_that_is_no_bench_is_refused_in_a_line(tmp_path, capsys):
     [
         ("--rounds 0", "--rounds 0 is too small"),
         ("--updates 3", "--updates 3 is too small"),
-        ("--suite cuda --model m.pt", "give its --arch"),
+        ("--suite cuda --model m.pt", "needs its --arch"),
         ("--workload pgd", "did you mean"),
         ("--method gradcm", "did you mean 'gradcam'"),
         ("--suite cuda --model nowhere.pt --arch vgg16(width=0.05)", "no file nowhere.pt"),

@@ -88,7 +88,7 @@ def test_a_detector_is_recorded_and_shown(cli):
     assert f"rejects {rejection.clean_rejected} of 30 clean images" in said
     page = cli("report", "evaluation.json", "--out", "report.html")
     assert page.status == 0, page.err
-    assert f"{HERE}:unconfident refuses" in Path("report.html").read_text(encoding="utf-8")
+    assert f"{HERE}:unconfident rejects" in Path("report.html").read_text(encoding="utf-8")
 
 
 def test_one_pass_of_a_random_model_is_in_the_report_and_judged(cli):

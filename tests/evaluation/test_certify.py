@@ -155,7 +155,7 @@ BOUNDS = {"method": "bounds", "norm": "linf", "eps_grid": "1/255"}
         ({"sigma": 0.25, "n": "20"}, "n='20' is not a whole number: give one such as n=1000"),
         ({"sigma": 0.25, "n": True}, "n=True is not a whole number"),
         ({"sigma": 0.25, "n0": 10.5}, r"n0=10\.5 is not a whole number"),
-        ({"sigma": 0.25, "alpha": "x"}, "alpha='x' is no number"),
+        ({"sigma": 0.25, "alpha": "x"}, "alpha='x' is not a number"),
         ({"sigma": "0.25"}, "sigma='0.25' is not a number"),
         ({"sigma": True}, "sigma=True is not a number"),
         ({"sigma": 0.25, "norm": "linf"}, "`norm=linf` is not certified by Gaussian noise"),

@@ -139,8 +139,8 @@ def test_subjects_of_a_command_aim_at_its_target_and_share_their_images():
 
 
 def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(net, data, second, monkeypatch):
-    goals, claims = [], Engine._claims
-    monkeypatch.setattr(Engine, "_claims", lambda self, x_adv, goal: goals.append(goal) or claims(self, x_adv, goal))
+    goals, claims = [], Engine._fools_search_model
+    monkeypatch.setattr(Engine, "_fools_search_model", lambda self, x_adv, goal: goals.append(goal) or claims(self, x_adv, goal))
     x, y = data
     parts = robustcls.evaluate(net, x, y, f"linf:{EPS}", attacks=ATTACKS, target="second", batch_size=7)
     assert abs(parts.robust.correct - second.robust.correct) <= 1
@@ -158,8 +158,8 @@ def test_what_low_precision_claims_is_the_target_too(net, data):
     engine = make_engine(net, x, y, ThreatModel("linf", EPS), batch_size=64)
     logits = net(x)
     wrong = torch.where(logits.argmax(1) == y, logits.scatter(1, y[:, None], -torch.inf).argmax(1), logits.argmax(1))
-    assert engine._claims(x, Goal.of(wrong, y)).sum() == (logits.argmax(1) == y).sum()
-    assert not engine._claims(x, Goal.of(y, (logits.argmin(1)))).any()
+    assert engine._fools_search_model(x, Goal.of(wrong, y)).sum() == (logits.argmax(1) == y).sum()
+    assert not engine._fools_search_model(x, Goal.of(y, (logits.argmin(1)))).any()
 
 
 def test_one_pass_of_a_random_model_counts_the_target(net, data):
@@ -213,7 +213,7 @@ def test_transferred_examples_count_by_the_target(net, data):
         ({"target": 2.0}, "give one per image"),
         ({"target": True}, "give one per image"),
         ({"target": [1, 2]}, "target of shape .* for 80 images: give one per image"),
-        ({"target": ["cat"] * 80}, "is no class"),
+        ({"target": ["cat"] * 80}, "is not a class"),
         ({"target": "second", "suite": "fast"}, "malt.* cannot aim at a class"),
         ({"target": "second", "suite": "standard"}, "apgd_t cannot aim at a class"),
         ({"target": "second", "attacks": ["pgd", "deepfool"]}, "deepfool cannot aim at a class.*suite=targeted"),

@@ -104,13 +104,13 @@ def test_groups_and_measures_that_are_missing_are_not_measured():
     text = shown_text(html)
     assert "Benign noise was not compared" in text
     assert "Random maps were not compared" in text
-    assert "beside benign noise" not in text
+    assert "with benign noise of the same norm" not in text
 
 
 def test_reading_names_the_controls_that_are_there():
     text = shown_text(show(sample_evaluation()))
-    assert "beside benign noise of the same norm" in text
-    assert "beside a random map" in text
+    assert "with benign noise of the same norm, which shows" in text
+    assert "with a random map, which shows" in text
     assert "not compared" not in section(show(sample_evaluation()), "stability").text
 
 

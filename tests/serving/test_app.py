@@ -353,4 +353,4 @@ def test_an_evaluation_of_another_file_is_not_shown(tmp_path):
     evaluation.save(folder / "evaluation.json")
     service = Service.of([str(folder)], ServeConfig())
     assert service.queues[0].model.evaluation is None
-    assert "is of another file" in service.queues[0].model.notes[0]
+    assert "is the evaluation of another file" in service.queues[0].model.notes[0]

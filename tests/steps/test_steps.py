@@ -117,7 +117,7 @@ def test_awp_waits_for_its_warmup(make_run):
         ({"objective": "trades", "adv": "apgd_ce"}, "needs an inner attack that takes its loss"),
         ({"objective": "mart", "augment": "cutmix"}, "one label per image"),
         ({"adv": "apgd_ce", "augment": "mixup"}, "one label per image"),
-        ({"adv": "pgd(early_stop=True)", "augment": "mixup"}, "one label an image"),
+        ({"adv": "pgd(early_stop=True)", "augment": "mixup"}, "one label per image"),
     ],
 )
 def test_what_cannot_go_together_is_refused_before_anything_is_written(options, words, make_run):

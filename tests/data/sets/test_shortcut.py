@@ -92,11 +92,11 @@ def test_an_image_keeps_its_mark_whatever_is_read_beside_it(tmp_path):
         ("shortcut(strength=0.5)", "name it first"),
         ("shortcut:digits", "name it first"),
         ("shortcut(digts)", "did you mean 'digits'"),
-        ("shortcut(digits, strength=1.5)", "strength=1.5 is no share"),
+        ("shortcut(digits, strength=1.5)", "strength=1.5 is not a fraction"),
         ("shortcut(digits, strngth=1)", "did you mean 'strength'"),
         ("shortcut(digits, test=mirrored)", "'mirrored' is not"),
         ("shortcut(digits, 0.5)", "is not a spec"),
-        ("shortcut(shortcut(digits, strength=2))", "strength=2 is no share"),
+        ("shortcut(shortcut(digits, strength=2))", "strength=2 is not a fraction"),
     ],
 )
 def test_what_is_no_shortcut_is_refused(name, said):

@@ -395,7 +395,7 @@ def test_the_page_and_the_card_show_both_models(evaluation):
         assert words in text, words
     card = model_card(evaluation)
     assert "## What runs" in card
-    assert "| union of all |" in card
+    assert "| union of all attacks |" in card
     bare = replace(evaluation, artefact=Artefact(1000, 10))
     assert "because the original model was not given" in shown_text(render([bare]))
     assert "The original model was not measured" in model_card(bare)
