@@ -345,7 +345,7 @@ def with_record(evaluation, **values):
         ({"max_artefact_robust_drop": 2}, {"difference": -0.03, "ci95": [-0.05, -0.01]}, "INCONCLUSIVE", "around"),
         ({"max_artefact_robust_drop": 2}, {"difference": -0.2, "ci95": [-0.3, -0.1]}, "FAIL", "n = 100 samples"),
         ({"max_artefact_robust_drop": 2}, {"difference": None}, "INCONCLUSIVE", "was not measured: `robustcls report"),
-        ({"min_agreement": 0.5}, {}, "PASS", "labels that the exported file keeps"),
+        ({"min_agreement": 0.5}, {}, "PASS", "between the exported file and its original"),
         ({"min_agreement": 1.0}, {}, "INCONCLUSIVE", "around"),
         ({"max_bytes": 1000}, {"bytes": 1000}, "PASS", "size of the exported file 1,000 bytes lies at or below"),
         ({"max_bytes": 999}, {"bytes": 1000}, "FAIL", "the threshold 999 bytes"),
