@@ -1,4 +1,4 @@
-"""The picture of one sample: clean image, perturbation and adversarial image above the maps of each method."""
+"""Draw one sample as a PNG: clean image, perturbation and adversarial image, and below them the maps of each method."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Values = np.ndarray | Tensor
-Top = Sequence[tuple[str, float]]  # class and confidence, highest first
+Top = Sequence[tuple[str, float]]  # (class, confidence), highest first
 
-# Inches. A panel is 448 pixels at 200 dots an inch: a whole multiple of 28, 32, 64 and 224, so that every pixel of such
-# an image is drawn equally large.
+# In inches. At 200 dots per inch, a panel has 448 pixels: a multiple of 28, 32, 64 and 224, so that all pixels of images of
+# these sizes are drawn equally large.
 DPI = 200
 PANEL, GAP, LEFT, RIGHT = 2.24, 0.24, 0.20, 0.90
 TITLE, HEADER, METHOD, CAPTION, BAR, SPACE = 0.34, 0.26, 0.42, 0.36, 0.17, 0.20
@@ -30,14 +30,14 @@ COLUMNS = [LEFT + column * (PANEL + GAP) for column in range(3)]
 
 @dataclass(frozen=True)
 class Row:
-    """The maps of one method. Each is H,W, or C,H,W whose channels are summed."""
+    """The maps of one method, each H,W, or C,H,W, of which the channels are summed."""
 
     method: str
     clean: Values  # of the clean image, for its label
     adversarial: Values  # of the adversarial image, for the same class
     adversarial_class: Values | None = None  # of the adversarial image, for its predicted class
-    note: str = ""  # such as GradCAM's grid
-    signed: bool | None = None  # None: signed where a value is negative
+    note: str = ""  # for example the grid of Grad-CAM
+    signed: bool | None = None  # None: signed if any value is negative
 
 
 def draw(
@@ -52,12 +52,12 @@ def draw(
     adversarial_top: Top = (),
     title: str = "",
 ) -> None:
-    """Writes one sample as a PNG: clean | perturbation | adversarial, then a row of three maps for each method.
+    """Write a PNG of one sample: clean | perturbation | adversarial, then a row of three maps for each method.
 
     image, adversarial: C,H,W in [0, 1]. label: the class of the clean image, which the first two maps of a row explain.
-    adversarial_label: the predicted class of the adversarial image, which the third explains. clean_top,
-    adversarial_top: the highest confidences, in [0, 1]; three are shown. The maps of a row share one scale, printed above
-    it. Raises InputError where the images' shapes differ or the file cannot be written.
+    adversarial_label: the predicted class of the adversarial image, which the third map explains. clean_top,
+    adversarial_top: the highest confidences, in [0, 1]; three are shown. The maps of a row share one scale, which is printed
+    above the row. Raises InputError if the shapes of the images differ or the file cannot be written.
     """
     clean, attacked = _array(image), _array(adversarial)
     if clean.ndim != 3 or clean.shape != attacked.shape:
@@ -77,12 +77,12 @@ def draw(
     for number, entry in enumerate(maps):
         _draw_maps(sheet, top - first - number * row, entry, label, adversarial_label)
     with atomic_write(path) as part:
-        # Without its version: the same input gives the same bytes.
+        # The metadata omit the version of matplotlib, so that the same input always gives the same bytes.
         sheet.figure.savefig(part, format="png", metadata={"Software": None})
 
 
 class _Sheet:
-    """A figure on which places are in inches from the lower left corner, and axes on whole pixels."""
+    """A figure with positions in inches from the lower left corner; its axes lie on whole pixels."""
 
     def __init__(self, width: float, height: float, tall: float) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -97,10 +97,10 @@ class _Sheet:
         return self.figure.add_axes((*box, _snap(height) / self.height))
 
     def panel(self, left: float, top: float, pixels: np.ndarray, **style: Any) -> Any:
-        """An image H,W or H,W,3 without axes, whose left upper corner is there."""
+        """Draw an image H,W or H,W,3 without axes, with its upper left corner at (left, top)."""
         axes = self.axes(left, top - self.tall, PANEL, self.tall)
         axes.set(xticks=[], yticks=[])
-        axes.set_anchor("NW")  # an image narrower than the panel starts where its caption does
+        axes.set_anchor("NW")  # align an image that is narrower than the panel with its caption
         for spine in axes.spines.values():
             spine.set_visible(False)
         return axes.imshow(pixels, interpolation="nearest", **style)
@@ -117,7 +117,7 @@ class _Sheet:
         align: str = "left",
     ) -> None:
         style: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": color, "ha": align}
-        # A class may be called $100: it is not a formula.
+        # parse_math=False: the name of a class may contain a $, which would begin a formula.
         place = left / self.width, bottom / self.height
         self.figure.text(*place, readable(text), va="baseline", parse_math=False, **style)
 
@@ -132,12 +132,12 @@ def _draw_images(sheet: _Sheet, top: float, clean: np.ndarray, attacked: np.ndar
         sheet.write(left, top - 0.17, name, weight="normal" if name == text else "bold")
         if len(pixels) == 3:
             sheet.panel(left, top - HEADER, pixels.clip(0, 1).transpose(1, 2, 0))
-        else:  # the grey of the channels' mean
+        else:  # the mean of the channels as grey levels
             sheet.panel(left, top - HEADER, pixels.mean(0).clip(0, 1), cmap="gray", vmin=0, vmax=1)
 
 
 def _draw_confidence(sheet: _Sheet, left: float, bottom: float, name: str, confidence: float, right: bool) -> None:
-    """A class and its confidence over a bar of that length: blue for the label, red for any other class."""
+    """Draw a class and its confidence over a bar of that length: blue for the label, red for any other class."""
     axes = sheet.axes(left, bottom, PANEL, BAR - 0.02)
     axes.set_axis_off()
     axes.set_xlim(0, 1)
@@ -148,32 +148,33 @@ def _draw_confidence(sheet: _Sheet, left: float, bottom: float, name: str, confi
 
 
 def _draw_maps(sheet: _Sheet, top: float, row: Row, label: str, adversarial_label: str) -> None:
-    """A method's name and range, its three maps, and the colour bar."""
-    given = (row.clean, row.adversarial, row.adversarial_class)
-    maps = [None if one is None else _flat(one) for one in given]
+    """Draw the name and the scale of a method, its three maps and the colour bar."""
+    maps = [None if one is None else _flat(one) for one in (row.clean, row.adversarial, row.adversarial_class)]
     values = np.concatenate([one.ravel() for one in maps if one is not None])
     signed = bool((values < 0).any()) if row.signed is None else row.signed
     limit, largest = _limits(values)
     scale = f"{'±' if signed else '0 to '}{limit:.2g}" if largest else "all zero"
-    beyond = f" holds 99.5% of the values, the largest is {largest:.2g}" if limit < largest else ""
+    beyond = f" contains 99.5% of the values, the largest is {largest:.2g}" if limit < largest else ""
     about = " · ".join(filter(None, (row.note, f"scale {scale}{beyond}")))
     sheet.write(LEFT, top - 0.15, _short(row.method, 80), weight="bold", size=9)
     sheet.write(LEFT, top - 0.31, _short(about, 120), color=FAINT)
     top -= METHOD
     captions = {
-        "clean image": label, "adversarial image, same class": label, "adversarial image, its class": adversarial_label,
-    }  # fmt: skip
+        "clean image, true class": label,
+        "adversarial image, true class": label,
+        "adversarial image, predicted class": adversarial_label,
+    }
     colours = {"cmap": "RdBu_r" if signed else "cividis", "vmin": -limit if signed else 0, "vmax": limit}
     for left, one, (name, target) in zip(COLUMNS, maps, captions.items(), strict=True):
         if one is None:
-            sheet.write(left, top - 0.13, "adversarial image: no other class", color=FAINT)
+            sheet.write(left, top - 0.13, "adversarial image: same prediction", color=FAINT)
             continue
         sheet.write(left, top - 0.13, name, color=FAINT)
         sheet.write(left, top - 0.28, f"for {_short(target, 34)}")
         shown = sheet.panel(left, top - CAPTION, one, **colours)
     axes = sheet.axes(LEFT + 3 * PANEL + 3 * GAP - 0.10, top - CAPTION - sheet.tall, 0.11, sheet.tall)
-    pointed = ("both" if signed else "max") if limit < largest else "neither"  # where values lie beyond the bar
-    bar = sheet.figure.colorbar(shown, cax=axes, extend=pointed, extendfrac=0.04)
+    extend = ("both" if signed else "max") if limit < largest else "neither"  # arrows mark values beyond the scale
+    bar = sheet.figure.colorbar(shown, cax=axes, extend=extend, extendfrac=0.04)
     ticks = [-limit, 0, limit] if signed else [0, limit]
     bar.set_ticks(ticks, labels=[f"{tick:+.2g}" if signed and tick else f"{tick:.2g}" for tick in ticks])
     bar.ax.tick_params(labelsize=7, colors=FAINT, length=2, pad=2)
@@ -194,13 +195,13 @@ def _array(values: Values) -> np.ndarray:
 
 
 def _flat(values: Values) -> np.ndarray:
-    """A map as H,W: channels are summed, as `robustcls.attribution.collapse` does."""
+    """The map as H,W, with the channels summed, as in `robustcls.attribution.collapse`."""
     array = _array(values)
     return array.sum(0) if array.ndim == 3 else array
 
 
 def _amplification(largest: float) -> float:
-    """The factor, of two digits, that makes the largest change fill the range from grey to black or white."""
+    """The factor, rounded down to two digits, that makes the largest change half the range: from grey to black or white."""
     if largest == 0:
         return 1.0
     exact = 0.5 / largest
@@ -209,9 +210,9 @@ def _amplification(largest: float) -> float:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Where the colours end, and the largest magnitude.
+    """The magnitude at which the colours end, and the largest magnitude.
 
-    A few pixels can stand so far out that the rest would look blank: then the colours end where 99.5% of the values lie.
+    If a few values are so large that all others would look blank, the colours end at the 99.5% quantile of the magnitudes.
     """
     size = np.abs(values[np.isfinite(values)])
     if not size.any():

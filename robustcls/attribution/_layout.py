@@ -1,7 +1,8 @@
-"""How a layer's output lies on the image: channels first, channels last, or a row of tokens. `gradcam` asks.
+"""Detect the layout of a layer's output for `gradcam`: channels first, channels last, or a sequence of tokens.
 
-One pass of one image is watched: which functions made an output, and which took it. A convolution takes channels first, a
-linear layer or a layer norm channels last; what keeps the shape, such as a sum or an activation, keeps the layout too.
+One forward pass of one image is observed, to see which functions produce a tensor and which consume it. A convolution takes
+channels first; a linear layer or a layer norm takes channels last; a function that keeps the shape, such as a sum or an
+activation, also keeps the layout.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from robustcls.core.errors import InputError
 from robustcls.runtime.fused import uncompiled
 
-LAYOUTS = {"nchw": 4, "nhwc": 4, "ntc": 3}  # and their dimensions
+LAYOUTS = {"nchw": 4, "nhwc": 4, "ntc": 3}  # layout: number of dimensions
 CHANNELS_FIRST = {
     "conv1d", "conv2d", "conv_transpose2d", "batch_norm", "instance_norm", "group_norm", "max_pool2d",
     "max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "pixel_shuffle",
@@ -29,19 +30,19 @@ KEEP_LAYOUT = {
     "selu", "celu", "leaky_relu", "hardswish", "hardtanh", "softplus", "sigmoid", "tanh", "dropout", "clone",
     "contiguous", "detach", "to", "float",
 }  # fmt: skip
-MOST_EXTRA = 8  # tokens beside the patches, such as class and registers, where the pass does not show how many
-NEARLY = 1.5  # proportions of grid and image that may still be the same picture
+MOST_EXTRA = 8  # largest number of extra tokens (class token, registers) that is assumed if the pass does not show it
+NEARLY = 1.5  # largest ratio of the aspect ratios of grid and image that is still accepted
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the height x width places of a layer's output are in it."""
+    """The spatial grid in the output of a layer: height x width positions."""
 
-    layout: str  # of LAYOUTS
+    layout: str  # a key of LAYOUTS
     height: int
     width: int
-    before: int = 0  # tokens before those of the grid
-    extra: int = 0  # tokens that are no places: class, registers
+    before: int = 0  # number of tokens before those of the grid
+    extra: int = 0  # number of tokens outside the grid: class token, registers
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,24 +59,25 @@ class Grid:
 
 
 class Watched(TorchFunctionMode):
-    """What a pass of one image (1,C,H,W) showed: what each function says of the layout of the tensors it takes and gives."""
+    """Observe a forward pass of one image (1,C,H,W), and collect evidence on the layout of each tensor from the functions."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.image = image
         self.logits: Any = None
-        self.runs: list[tuple[str, Any]] = []  # each run of a module, with its output, in order
-        self.kept: dict[int, Tensor] = {}  # held, so that none of their ids is given out again
-        # By a tensor's id, one set for all of the same layout: first, norm or linear; the last two have channels last.
-        self.said: dict[int, set[str]] = {}
+        self.runs: list[tuple[str, Any]] = []  # (name, output) of each run of a module, in order
+        self.kept: dict[int, Tensor] = {}  # tensors by id; kept alive, so that no id is reused
+        # By the id of a tensor: evidence for channels first ("first") or channels last ("norm", "linear"). Tensors that are
+        # known to have the same layout share one set.
+        self.evidence: dict[int, set[str]] = {}
         self.normed: set[int] = set()  # outputs of norms
-        self.grids: list[tuple[int, int]] = []  # of outputs with channels first, the last first
-        self.joined: dict[int, tuple[int, int]] = {}  # tokens in all: those before the most, and how many these are
+        self.grids: list[tuple[int, int]] = []  # sizes of outputs with channels first, latest first
+        self.joined: dict[int, tuple[int, int]] = {}  # number of tokens: (tokens before the grid, tokens of the grid)
 
     def grid(self, name: str, output: Any, layout: str | None = None) -> Grid | None:
-        """The grid of a layer's output; None where it has none. layout: as the user says.
+        """Return the grid of a layer's output, or None if it has none. layout: the layout that the user gave.
 
-        Raises InputError, naming the layer, where two layouts fit.
+        Raises InputError, which names the layer, if two layouts fit.
         """
         if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != 1:
             return None
@@ -90,20 +92,21 @@ class Watched(TorchFunctionMode):
         return id(output) in self.normed
 
     def _four(self, name: str, output: Tensor) -> str:
-        said = self._said_of(output)
-        if said == {"first"}:
+        evidence = self._evidence_of(output)
+        if evidence == {"first"}:
             return "nchw"
-        if said and "first" not in said and "norm" in said:
+        if evidence and "first" not in evidence and "norm" in evidence:
             return "nhwc"
         fits = self._proportioned(output)
-        if said == {"linear"} and ("nhwc" in fits or not fits):  # one along the width of N,C,H,W is no evidence
+        # A linear layer alone proves nothing: it may act along the width of N,C,H,W. The proportions must agree.
+        if evidence == {"linear"} and ("nhwc" in fits or not fits):
             return "nhwc"
-        if len(fits) == 1 and said != {"linear"}:
+        if len(fits) == 1 and evidence != {"linear"}:
             return fits[0]
         raise _unclear(name, output, "channels first or channels last", "nhwc", "nchw")
 
     def _proportioned(self, output: Tensor) -> list[str]:
-        """The layouts whose grid has exactly the image's proportions; where none has, nearly."""
+        """The layouts whose grid has the proportions of the image: exactly, or else nearly."""
         height, width = self.image.shape[2:]
         grids = {layout: _sides(output, layout) for layout in ("nchw", "nhwc")}
         fits: list[str] = []
@@ -115,23 +118,23 @@ class Watched(TorchFunctionMode):
         return fits
 
     def _tokens(self, name: str, output: Tensor, layout: str | None) -> Grid | None:
-        said = self._said_of(output)
-        if layout is None and said == {"first"}:
+        evidence = self._evidence_of(output)
+        if layout is None and evidence == {"first"}:
             return None
         _, rows, columns = output.shape
         grid, transposed = self._places(rows), self._places(columns)
-        if grid and transposed and layout is None and ("norm" not in said or "first" in said):
+        if grid and transposed and layout is None and ("norm" not in evidence or "first" in evidence):
             raise _unclear(name, output, "tokens, channels or the reverse", "ntc")
         return grid
 
     def _places(self, tokens: int) -> Grid | None:
-        """The grid of so many tokens, of which a few may be no places."""
+        """The grid of a sequence with this number of tokens, a few of which may lie outside the grid; None if none fits."""
         height, width = self.image.shape[2:]
         divisor = gcd(height, width)
         sides = [grid for kept in self.grids for grid in _halved(*kept)]
         sides = sides or [(height // p, width // p) for p in range(2, divisor + 1) if divisor % p == 0]
         sides = [(h, w) for h, w in sides if h * w > 1]
-        if tokens in self.joined:  # the pass showed what stands before the patches
+        if tokens in self.joined:  # the pass showed how many tokens precede the patches
             before, places = self.joined[tokens]
             for h, w in sides:
                 if h * w == places:
@@ -151,8 +154,8 @@ class Watched(TorchFunctionMode):
                 self._learn(name, inputs, result)
         return result
 
-    def _said_of(self, tensor: Tensor) -> set[str]:
-        return self.said.setdefault(id(tensor), set())
+    def _evidence_of(self, tensor: Tensor) -> set[str]:
+        return self.evidence.setdefault(id(tensor), set())
 
     def _learn(self, name: str, inputs: list[Tensor], result: Tensor) -> None:
         self.kept.update({id(tensor): tensor for tensor in (*inputs, result)})
@@ -160,7 +163,7 @@ class Watched(TorchFunctionMode):
             word = "first" if name in CHANNELS_FIRST else "norm" if name in NORMS else "linear"
             for tensor in (*inputs[:1], result):
                 if tensor.ndim in (3, 4):
-                    self._said_of(tensor).add(word)
+                    self._evidence_of(tensor).add(word)
             if name in CHANNELS_FIRST and result.ndim == 4:
                 self.grids.insert(0, (result.shape[2], result.shape[3]))
             if name in NORMS:
@@ -168,7 +171,7 @@ class Watched(TorchFunctionMode):
         elif name in KEEP_LAYOUT:
             for tensor in inputs:
                 if tensor.shape == result.shape:
-                    self._join(self._said_of(tensor), self._said_of(result))
+                    self._join(self._evidence_of(tensor), self._evidence_of(result))
         elif name in ("cat", "concat", "concatenate") and result.ndim == 3:
             self._note_joined([tensor for tensor in inputs if tensor.ndim == 3], result)
 
@@ -180,11 +183,11 @@ class Watched(TorchFunctionMode):
 
     def _join(self, one: set[str], other: set[str]) -> None:
         other |= one
-        self.said.update({key: other for key, said in self.said.items() if said is one})
+        self.evidence.update({key: other for key, known in self.evidence.items() if known is one})
 
 
 def watch(model: nn.Module, x: Tensor, modules: Mapping[str, nn.Module]) -> Watched:
-    """A pass of the first image of x, with gradients, in which each run of these modules is noted."""
+    """Run the first image of x through the model, with gradients, and record each run of these modules."""
     seen = Watched(x[:1].detach().clone().requires_grad_())
 
     def record(name: str) -> Callable[..., None]:
@@ -210,7 +213,7 @@ def _sides(output: Tensor, layout: str) -> tuple[int, int]:
 
 
 def _halved(height: int, width: int) -> Iterator[tuple[int, int]]:
-    """The grid, and what merging patches two by two makes of it."""
+    """The grid, and the smaller grids that arise when patches are merged two by two."""
     yield height, width
     while height % 2 == width % 2 == 0:
         height, width = height // 2, width // 2

@@ -1,7 +1,8 @@
-"""A copy of the model that captum's hooks can explain: every activation a module of its own, and none in place.
+"""Make a copy of the model for captum's hooks, in which every use of an activation is a separate module, not in place.
 
-Captum's DeepLIFT and guided backpropagation attach rules to modules. An activation that is called as a function is not
-seen, one that is used twice mixes up its two uses, and one in place overwrites what its rule needs.
+Captum's DeepLIFT and guided backpropagation attach rules to modules. They do not see an activation that is called as a
+function, they confuse the two uses of a module that is used twice, and an activation in place overwrites the values that its
+rule needs.
 """
 
 import copy
@@ -35,15 +36,16 @@ FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.max_pool2d: nn.MaxPool2d, torch.max_pool2d: nn.MaxPool2d,
 }  # fmt: skip
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
-POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")  # in the function's order
-NO_OPTIONS = ("inplace", "input", "_stacklevel", "dtype")  # of a function, which its module does not take
-AGREEMENT = 1e-4  # of the largest logit
+# The arguments of the pooling function, in order.
+POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+NO_OPTIONS = ("inplace", "input", "_stacklevel", "dtype")  # arguments of functions that their modules do not take
+AGREEMENT = 1e-4  # largest difference of the logits, relative to the largest logit
 
 
 @contextmanager
 def input_kept(model: nn.Module) -> Iterator[None]:
-    """The model gets a copy of its input, on which it may work in place."""
-    if isinstance(model, torch.jit.ScriptModule):  # takes no hooks
+    """Give the model a copy of its input, so that in-place operations do not change the original."""
+    if isinstance(model, torch.jit.ScriptModule):  # does not accept hooks
         yield
         return
     handle = model.register_forward_pre_hook(_copy_input)
@@ -58,30 +60,32 @@ def _copy_input(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False) -> nn.Module:
-    """A prepared deep copy of an eval-mode model whose logits on x are the model's; the model itself is not touched.
+    """Return a prepared deep copy of an eval-mode model with the same logits on x; the model itself is not changed.
 
-    Activations and poolings that are functions become modules, those that are used again get a module for each use, each
-    has an input of its own and none works in place; windows of poolings that overlap are laid side by side.
-    method: who asks, for the message. rescale: for DeepLIFT, give every elementwise activation the rescale rule. Raises
-    InputError, naming the module, for a model that torch.fx cannot trace and that uses an activation twice, and where the
-    copy's logits differ.
+    In the copy, activations and poolings that are called as functions become modules; a module that is used several times
+    becomes one module per use; each has its own input, and none works in place; overlapping windows of poolings are laid side
+    by side. method: the name for error messages. rescale: for DeepLIFT, give every elementwise activation the rescale rule.
+    Raises InputError if torch.fx cannot trace the model and the model uses an activation twice or as a function (the message
+    names it), or if the logits of the copy differ.
     """
     if (file := net_of(model)) is not None:
         raise InputError(
-            f"{method} puts rules on a network's layers, and {file.path} is a graph of operators: take another method, such as "
-            "integrated_gradients"
+            f"{method} attaches rules to the layers of a network, but {file.path} is a graph of operators: take another "
+            "method, such as integrated_gradients"
         )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{method}: {name or 'the model'} is a ScriptModule, which takes no rules: give it unscripted"
+                f"{method}: {name or 'the model'} is a ScriptModule, which takes no rules: give the unscripted model"
             )
     try:
         copied = copy.deepcopy(model)
-    except Exception as error:  # whatever a foreign module raises
-        raise InputError(f"{method} works on a copy, and {type(model).__name__} cannot be copied: {error}") from None
+    except Exception as error:  # a module of the user may raise anything
+        raise InputError(
+            f"{method} needs a copy of the model, but {type(model).__name__} cannot be copied: {error}"
+        ) from None
     for key in [key for key, hook in copied._forward_pre_hooks.items() if hook is _copy_input]:
-        del copied._forward_pre_hooks[key]  # captum's own hook on the model hands on more than a tensor
+        del copied._forward_pre_hooks[key]  # it would fail: captum's hook on the model passes more than a tensor
     for name, module in list(copied.named_modules()):
         if getattr(module, "inplace", False):
             module.inplace = False
@@ -89,7 +93,7 @@ def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False)
             copied.set_submodule(name, Alone(module))
     try:
         copied = _separated(copied)
-    except Exception as error:  # fx raises what the model's own code raises on a stand-in for a tensor
+    except Exception as error:  # fx passes on any error that the model's code raises for a proxy
         _refuse_reuse(copied, x, method, error)
     with torch.no_grad():
         expected, logits = model(x[:1].clone()), copied(x[:1].clone())
@@ -98,8 +102,8 @@ def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False)
         raise InputError(f"{method}: the prepared copy of {type(model).__name__} gives logits that differ by {gap:.2g}")
     for alone in [module for module in copied.modules() if rescale and isinstance(module, Alone)]:
         if isinstance(alone.module, ELEMENTWISE):
-            # Captum finds a module's rule by its exact type, and knows six of these. The rule of a ReLU is that of any
-            # elementwise function: it looks at input and output alone.
+            # Captum looks up the rule by the exact type of the module, and knows only six of these types. The rule of a ReLU
+            # holds for any elementwise function, because it uses only the input and the output.
             relu = nn.ReLU()
             relu.forward = alone.module.forward  # type: ignore[method-assign]
             alone.module = relu
@@ -107,7 +111,7 @@ def prepared(model: nn.Module, x: Tensor, method: str, *, rescale: bool = False)
 
 
 class SideBySide(nn.Module):
-    """Max pooling whose windows are first laid side by side, so that none overlaps another and each pixel's part adds up."""
+    """Max pooling that first lays overlapping windows side by side, so that the contributions of each pixel add up."""
 
     def __init__(self, pooling: nn.MaxPool2d) -> None:
         super().__init__()
@@ -119,7 +123,7 @@ class SideBySide(nn.Module):
         self.pool = nn.MaxPool2d(self.kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.max_pool2d(  # on the meta device: its size alone
+        out = F.max_pool2d(  # on the meta device, to compute only the size
             torch.empty(x.shape, device="meta"),
             self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode,
         ).shape[2:]  # fmt: skip
@@ -135,7 +139,7 @@ class SideBySide(nn.Module):
 
 
 class Alone(nn.Module):
-    """A module with a rule, whose input is no other module's output: on a tensor that two rules share, one is lost."""
+    """A module with a rule and its own copy of the input: if two rules shared a tensor, one of them would be lost."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -154,11 +158,11 @@ class _Tracer(fx.Tracer):
 
 
 def _separated(model: nn.Module) -> nn.Module:
-    """The model as a graph in which each activation and pooling is a module that runs once."""
+    """Return the model as a graph in which each activation and pooling is a module that runs once."""
     graph = _Tracer().trace(model)
     traced = fx.GraphModule(model, graph)
     images = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(images):  # a model may work in place on its input
+    with graph.inserting_after(images):  # the model may change its input in place
         copied = graph.call_function(torch.clone, (images,))
     images.replace_all_uses_with(copied, lambda user: user is not copied)
     uses: Counter[str] = Counter()
@@ -181,7 +185,7 @@ def _separated(model: nn.Module) -> nn.Module:
 
 
 def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) -> None:
-    """Raises InputError where an activation of a model that cannot be traced runs twice, or is a function."""
+    """Raise InputError if an activation of a model that cannot be traced runs twice or is called as a function."""
     names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, Alone)}
     runs: Counter[str] = Counter()
     seen = _Functions()
@@ -209,7 +213,7 @@ def _refuse_reuse(model: nn.Module, x: Tensor, method: str, error: Exception) ->
 
 
 class _Functions(TorchFunctionMode):
-    """Notes an activation that is called outside the modules that hold one."""
+    """Record the first activation that is called as a function outside the modules with rules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +227,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _as_module(node: fx.Node) -> nn.Module:
-    """The module of a function call, with its options; the tensor is the first argument."""
+    """The module that replaces a function call, with the same options; the first argument is the tensor."""
     kind = FUNCTIONS[node.target]
     names = POOLING if kind is nn.MaxPool2d else signature(kind).parameters
     options = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)

@@ -147,7 +147,7 @@ def test_certificates_and_attacks_at_other_radii_are_no_bracket():
     assert "- The certificates do not reach the eps of the attacks\n" in card
     assert "between 30.0% and 90.0%" in model_card(bounded_evaluation(eps=0.02))
     alone = model_card(smoothed_evaluation(attacked=False))
-    assert "Certificates and attacks make no bracket: no attack was run on it" in alone
+    assert "Certificates and attacks cannot be compared: no attack was run on it" in alone
     other = smoothed_evaluation()
     other.model.name = "run/ckpt.pt"
     card = model_card(other)

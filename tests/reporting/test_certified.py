@@ -109,7 +109,7 @@ def test_bounds_say_nothing_beyond_what_was_tried():
     assert [row[0] for row in rows] == ["0", "2/255", "4/255", "8/255", "16/255"]
     assert rows[-1][1:] == ["not certified at this radius", interval(60), "16/255", "not known"]
     assert rows[1][1:4] == [interval(70), interval(80), "clean images"]
-    assert "different radii and make no bracket" in shown(html)
+    assert "different radii and do not bound the same accuracy" in shown(html)
     assert "certified:" in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
     assert f"Certified{interval(20)} at linf 8/255; nothing was certified at the eps of the attacks." in shown(

@@ -160,7 +160,7 @@ def test_unlike_evaluations_are_shown_and_not_compared(change, reason):
 def test_missing_parts_are_not_run_and_never_a_pass():
     text = shown_text(render(CASES["bare"](), policy=Policy(0.5, 0.1)))
     for reason in (
-        "kept no images",
+        "contains no images",
         "no training history",
         "ran no self-check",
         "only on the samples that were still robust",

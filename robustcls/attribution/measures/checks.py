@@ -15,9 +15,14 @@ UNLIKE, ALIKE = 0.5, 0.8  # thresholds, relative to the rank correlation of a ma
 
 def check_completeness(gaps: Tensor | None) -> Check:
     if gaps is None:
-        return Check("completeness", "not_run", None, None, "the method's maps do not claim to add up to a change")
+        return Check(
+            "completeness", "not_run", None, None, "the method's maps need not add up to the change of the logit"
+        )
     marked = int((~(gaps <= MARK)).sum())
-    how = f"{marked} of {len(gaps)} maps miss the change of the logit by more than {MARK:.0%} of it, and are marked"
+    how = (
+        f"{marked} of {len(gaps)} maps have a sum that differs from the change of the logit by more than {MARK:.0%} of it, and "
+        "are marked with !"
+    )
     return Check("completeness", "warn" if marked else "pass", Spread.of(gaps.tolist()).median, MARK, how)
 
 
@@ -33,15 +38,15 @@ def check_repeatability(maps: Tensor, repeated: Tensor) -> Check:
     worst = (maps - repeated).abs().max().item() / (maps.abs().max().item() or 1.0)
     status, how = "pass", "the same seed gives the same maps"
     if not worst <= REPEATABLE:
-        status, how = "fail", "the same seed gives other maps: the method draws from another source"
-    return Check("repeatability", status, worst, REPEATABLE, f"{how} (largest difference, of the largest value)")
+        status, how = "fail", "the same seed gives different maps: the method draws random numbers from another source"
+    return Check("repeatability", status, worst, REPEATABLE, f"{how} (difference relative to the largest value)")
 
 
 def check_dependence(name: str, other: str, likeness: Tensor, bound: float) -> Check:
-    """Whether the map changes with what was changed (`other`), and more than under another seed."""
+    """Whether the map differs from the map `other`, and by more than from the map under another seed."""
     middle = Spread.of(likeness.abs().tolist()).median
-    how = f"median rank correlation with the map {other}; {bound:.2f} with its own under another seed"
-    if middle is None:  # a constant map is like nothing
+    how = f"median rank correlation with the map {other}; for comparison, {bound:.2f} with the map under another seed"
+    if middle is None:  # a constant map has no rank correlation
         return Check(
             name, "warn", None, UNLIKE * bound, f"no map has a rank correlation: one of the two is constant; {how}"
         )

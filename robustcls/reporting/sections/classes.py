@@ -137,10 +137,10 @@ def _severity(model: Model) -> list[Row]:
             {
                 "Images": head,
                 "Mistakes": model.n(f"{path}.apart.total", ",d"),
-                "Mean edges up": model.n(f"{path}.mean", ".2f"),
+                "Mean severity": model.n(f"{path}.mean", ".2f"),
                 "95% interval": piece("between", *ends) if len(ends) > 1 else ends[0],
                 "By chance": model.n(f"{path}.chance", ".2f"),
-                "Across the top": model.interval(f"{path}.apart"),
+                "No group in common": model.interval(f"{path}.apart"),
             }
         )
     return rows

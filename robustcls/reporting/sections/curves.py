@@ -84,7 +84,7 @@ def _lines(context: Context) -> Iterator[tuple[str, Line]]:
     for model in context.models:
         if points := model.evaluation.curve:
             attacks = ", ".join(attack.name for attack in model.evaluation.attacks) or "none"
-            yield model.evaluation.threat.norm, Line(model, "curve", points, attacks, "all of this evaluation")
+            yield model.evaluation.threat.norm, Line(model, "curve", points, attacks, "all samples of this evaluation")
     for model in context.models:
         for i, other in enumerate(model.evaluation.other_curves or []):
             if other.points:
@@ -97,7 +97,7 @@ def _draw(context: Context, name: str, norm: str, some: list[Line]) -> Markup:
         {
             "Model": line.model.tag,
             "eps": point.eps_text,
-            "of [0, 1]": line.model.n(f"{line.path}.{i}.eps", ".5f"),
+            "eps in [0, 1]": line.model.n(f"{line.path}.{i}.eps", ".5f"),
             **line.model.shares(f"{line.path}.{i}.robust"),
             "Error": piece("error", point.error) if point.error else "none",
         }

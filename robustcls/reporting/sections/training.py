@@ -60,9 +60,10 @@ def _part(model: Model) -> dict[str, object] | None:
 
 def _draw(model: Model, history: Training) -> Markup:
     fields = [name for name in CURVES if any(getattr(epoch, name) is not None for epoch in history.epochs)]
+    heads = {label[0].upper() + label[1:]: name for name in fields for label in CURVES[name][:1]}
     rows = [
         model.cells(f"training.epochs.{i}", "d", {"Epoch": "epoch"})
-        | model.cells(f"training.epochs.{i}", ".1%", {CURVES[name][0].capitalize(): name for name in fields})
+        | model.cells(f"training.epochs.{i}", ".1%", heads)
         | model.cells(f"training.epochs.{i}", ".4f", {"Train loss": "train_loss"})
         | model.cells(f"training.epochs.{i}", ".3g", {"Learning rate": "lr"})
         | model.cells(f"training.epochs.{i}", ",.1f", {"Seconds": "seconds"})

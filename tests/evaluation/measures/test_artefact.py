@@ -345,7 +345,7 @@ def with_record(evaluation, **values):
         ({"max_artefact_robust_drop": 2}, {"difference": -0.03, "ci95": [-0.05, -0.01]}, "INCONCLUSIVE", "around"),
         ({"max_artefact_robust_drop": 2}, {"difference": -0.2, "ci95": [-0.3, -0.1]}, "FAIL", "n = 100 samples"),
         ({"max_artefact_robust_drop": 2}, {"difference": None}, "INCONCLUSIVE", "was not measured: `robustcls report"),
-        ({"min_agreement": 0.5}, {}, "PASS", "labels that the exported file keeps"),
+        ({"min_agreement": 0.5}, {}, "PASS", "between the exported file and its original"),
         ({"min_agreement": 1.0}, {}, "INCONCLUSIVE", "around"),
         ({"max_bytes": 1000}, {"bytes": 1000}, "PASS", "size of the exported file 1,000 bytes lies at or below"),
         ({"max_bytes": 999}, {"bytes": 1000}, "FAIL", "the threshold 999 bytes"),
@@ -386,22 +386,22 @@ def test_a_bound_of_another_unit_is_refused(asked, words):
 def test_the_page_and_the_card_show_both_models(evaluation):
     text = shown_text(render([evaluation], policy=Policy(max_bytes=10**6)))
     for words in (
-        "What runs",
-        "Union of all",
+        "Exported file",
+        "all attacks (union)",
         "Difference, points",
         "100 clean images",
         "1,000,000 bytes",
     ):
         assert words in text, words
     card = model_card(evaluation)
-    assert "## What runs" in card
-    assert "| union of all attacks |" in card
+    assert "## Exported file" in card
+    assert "| all attacks (union) |" in card
     bare = replace(evaluation, artefact=Artefact(1000, 10))
     assert "because the original model was not given" in shown_text(render([bare]))
     assert "The original model was not measured" in model_card(bare)
     plain = replace(evaluation, artefact=None)
-    assert "Union of all" not in shown_text(render([plain]))
-    assert "What runs" not in model_card(plain).split("## Limits")[0]
+    assert "all attacks (union)" not in shown_text(render([plain]))
+    assert "Exported file" not in model_card(plain).split("## Limits")[0]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 from robustcls.core.config import option
 from robustcls.core.measures import BYTES, FEWEST, MILLISECONDS, POINTS, Measure, Part, Ranged, Threshold
 
-HOW = "`robustcls report --model CHECKPOINT --model DIR` measures it, of a DIR that `robustcls export` wrote"
+HOW = "`robustcls report --model CHECKPOINT --model DIR` measures it; `robustcls export` writes DIR"
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Options:
     )
     original: str | None = option(
         None,
-        "The model that the exported file was made from.  [default: another --model whose file it names]",
+        "The model that the file was exported from.  [default: another --model whose file it names]",
         metavar="M",
     )
 
@@ -34,9 +34,9 @@ def _p99(found: Any) -> tuple[float, int] | None:
 
 
 MEASURE = Measure(
-    text="the exported file beside its original",
+    text="comparison of the exported file with its original",
     order=60,
-    parts={"artefact": Part(35, "What runs", "the model is not an exported file: robustcls export writes one")},
+    parts={"artefact": Part(35, "Exported file", "the model is not an exported file: robustcls export writes one")},
     thresholds={
         "max_artefact_drop": Threshold(
             "drop of clean accuracy from the original to the exported file",
@@ -52,7 +52,7 @@ MEASURE = Measure(
             how=HOW,
         ),
         "min_agreement": Threshold(
-            "share of labels that the exported file keeps",
+            "agreement of predictions between the exported file and its original",
             lambda found: found.agreement and (found.agreement, found.agreement.total),
             how=HOW,
         ),

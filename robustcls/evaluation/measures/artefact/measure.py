@@ -111,7 +111,7 @@ def _compare(
     theirs = _Side(before, batch_size, seed, partial(follow, label="artefact: original", show=progress))
     if ours.logits.shape != theirs.logits.shape or not torch.equal(file.y, before.y):
         raise InputError(
-            f"the file has other classes than {record.source}: give the model it was made of as `original`"
+            f"the file has other classes than {record.source}: give the model that it was exported from as `original`"
         )
     sides = ours, theirs
     for side in sides:
@@ -122,8 +122,9 @@ def _compare(
     for side in sides:
         side.square(left)
     record.rule = (
-        f"{len(file.y)} samples, evenly spaced over the classes; each model meets {', '.join(map(str, attacks))} on itself, "
-        f"twice, the other's examples and {TRANSFER} on the other without early stop, and {SQUARE}"
+        f"{len(file.y)} samples, evenly spaced over the classes; each model is attacked twice by "
+        f"{', '.join(map(str, attacks))}, with different seeds, then by the adversarial images of the other model, by "
+        f"{TRANSFER} on the other model without early stopping, and by {SQUARE}"
     )
     record.agreement = Accuracy.of(int((ours.clean == theirs.clean).sum()), len(file.y))
     record.labels = _labels(subject, ours, theirs)
@@ -210,17 +211,17 @@ class _Side:
 def _check_masking(record: Artefact, n: int) -> Check:
     status = masking(record)
     if record.masked is None or record.masked_original is None:
-        return Check("artefact_masking", status, None, None, f"the file has no white box: {record.no_gradient}")
+        return Check("artefact_masking", status, None, None, f"no white-box attack on the file: {record.no_gradient}")
     ties = record.labels.ties_attacked if record.labels else 0
     what = (
-        f"another seed (on the file with gradients past ranges), transfer and Square broke {record.masked} of {n} samples that "
-        f"the first white box on the file left, and {record.masked_original} that the one on its original left"
+        f"the second white-box run, transfer attacks and Square broke {record.masked} of {n} samples that withstood the first "
+        f"white-box run on the file, and {record.masked_original} that withstood the one on the original"
     )
     more = record.masked - record.masked_original
     if status != "pass" and more >= ties:
-        what += "; its gradients are masked: believe the union of attacks, not the white box"
+        what += "; the file's gradients are masked: rely on its accuracy under all attacks, not under white-box attacks"
     elif status != "pass":
-        what += f"; {ties} samples count as robust by a tie with another class: the file's logits are rounded"
+        what += f"; {ties} samples count as robust only by a tie with another class: the file's logits are rounded"
     return Check("artefact_masking", status, max(more, ties) / n, BOUNDS["warn"][1], what)
 
 

@@ -1,13 +1,17 @@
-"""What an exported file is worth beside its original, in words."""
+"""The result of comparing an exported file with its original, in words."""
 
 from robustcls.evaluation.measures.artefact.record import Artefact
 
-BOUNDS = {"fail": (4, 0.05), "warn": (2, 0.02)}  # of what was masked more than in the original: samples, share of all
+# Status: the number of samples and the share of all samples, both of which must be exceeded.
+BOUNDS = {"fail": (4, 0.05), "warn": (2, 0.02)}
 
 
 def masking(one: Artefact) -> str:
-    """pass, warn or fail: whether other attacks break much more of the file than of its original, of what the attacks by its
-    own gradients left, or many samples count as robust by a tie; not_run where it has no gradient."""
+    """Whether the gradients of the file mislead attacks: pass, warn or fail, or not_run if the file has no gradient.
+
+    warn and fail: of the samples that withstood the first white-box attacks, other attacks break many more for the file than
+    for the original; or many samples count as robust only because another class ties with the correct one.
+    """
     if one.masked is None or one.masked_original is None or one.agreement is None:
         return "not_run"
     more, n = max(one.masked - one.masked_original, _ties(one)), one.agreement.total
@@ -15,35 +19,37 @@ def masking(one: Artefact) -> str:
 
 
 def verdict(one: Artefact) -> str:
-    """What the file is worth beside its original, in a few sentences."""
-    what = f"The {one.quantization.partition('(')[0] or 'floating-point'} file"
+    """A summary of the comparison in a few sentences."""
+    name = f"{one.quantization.partition('(')[0] or 'floating-point'} file"
     if one.agreement is None or one.original is None or one.union is None or one.original.union is None:
-        return f"{what} has {one.bytes / 1e6:.2f} MB; its original was not measured beside it."
-    smaller = one.original.bytes / one.bytes
-    said = f"{what} keeps {one.agreement.accuracy:.1%} of its original's labels at {1 / smaller:.2f} of the size"
-    if faster := _faster(one):
-        said += f" and {faster:.1f} times the speed for an image"
-    if one.difference is None:
-        return f"{said}. It has no gradient ({one.no_gradient}), so how robust it is beside its original is not known."
-    low, high = (100 * end for end in one.ci95)
-    ours, theirs = one.union.accuracy, one.original.union.accuracy
-    said += (
-        f". Under all attacks it classifies {ours:.1%} correctly, its original {theirs:.1%}: "
-        f"a difference of {100 * one.difference:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}"
+        return f"The {name} has a size of {one.bytes / 1e6:.2f} MB; the original was not measured."
+    text = (
+        f"The {name} predicts the same class as the original on {one.agreement.accuracy:.1%} of the clean images. "
+        f"It has {one.bytes / one.original.bytes:.2f} times the size of the original"
     )
-    said += ", which these samples cannot tell from none." if low <= 0 <= high else "."
+    if faster := _faster(one):
+        text += f" and processes a single image {faster:.1f} times as fast"
+    if one.difference is None:
+        return f"{text}. The file has no gradient ({one.no_gradient}), so the robustness of the two cannot be compared."
+    low, high = (100 * end for end in one.ci95)
+    text += (
+        f". Under all attacks, the file classifies {one.union.accuracy:.1%} of the samples correctly and the original "
+        f"{one.original.union.accuracy:.1%}: a difference of {100 * one.difference:+.1f} points, 95% interval {low:+.1f} to "
+        f"{high:+.1f}"
+    )
+    text += ". The interval contains 0, so the difference may be due to chance." if low <= 0 <= high else "."
     if _ties(one):
         against = (one.union.correct - _ties(one)) / one.union.total
-        said += (
-            f" In {_ties(one)} of these samples another class ties with the correct one: with ties counted against the file "
-            f"it classifies {against:.1%} correctly."
+        text += (
+            f" On {_ties(one)} of the samples counted as correct, another class ties with the correct one: with ties counted "
+            f"against the file it classifies {against:.1%} correctly."
         )
     if one.masked and masking(one) != "pass":
-        said += (
-            f" Other attacks broke {one.masked} samples that those by its own gradients left: "
-            f"by these alone it looks {100 * one.masked / one.agreement.total:.1f} points more robust than it is."
+        text += (
+            f" Other attacks broke {one.masked} samples that had withstood the first white-box attacks: under those "
+            f"attacks alone, the file looks {100 * one.masked / one.agreement.total:.1f} points more robust than it is."
         )
-    return said
+    return text
 
 
 def _ties(one: Artefact) -> int:

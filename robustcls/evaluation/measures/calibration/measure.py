@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from robustcls.evaluation.pace import Pace
 
 WORST = (
-    "the worst image found of each sample: the verified adversarial example; where none was found the strongest attempt, "
-    "and where the clean image is misclassified that image. Attacks stop at the first wrong label, so a model may be "
-    "surer of wrong labels than this shows"
+    "the worst image found for each sample: the verified adversarial image; the strongest attempt if none was found; the clean "
+    "image if it is misclassified already. Attacks stop at the first misclassification, so stronger attacks may find wrong "
+    "predictions with higher confidence"
 )
 
 

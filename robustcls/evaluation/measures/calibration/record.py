@@ -1,4 +1,4 @@
-"""How far confidence and accuracy agree."""
+"""How well confidence and accuracy agree."""
 
 from pydantic.dataclasses import dataclass
 
@@ -13,29 +13,29 @@ class Bin:
     low: Share
     high: Share
     n: Count
-    confidence: Share | None  # mean; None of an empty bin
+    confidence: Share | None  # mean; None: the bin is empty
     accuracy: Share | None
 
 
 @dataclass
 class Reliability:
-    """How far confidence, the largest softmax probability, and accuracy agree on one set of images."""
+    """How well accuracy and confidence, the largest softmax probability, agree on one set of images."""
 
     n: Count
     accuracy: Share
     confidence: Share  # mean
     ece: Share  # expected calibration error over the bins (Guo et al. 2017, arXiv:1706.04599)
     bins: list[Bin]
-    when_right: Spread  # confidence
-    when_wrong: Spread
+    when_right: Spread  # confidence of the correct predictions
+    when_wrong: Spread  # confidence of the wrong predictions
 
 
 @dataclass
 class Calibration:
-    """Calibration on clean images and on the worst that the attacks found."""
+    """Calibration on clean images and on the worst images that the attacks found."""
 
     clean: Reliability
-    adversarial: Reliability  # the worst image found of each sample
+    adversarial: Reliability  # the worst image found for each sample
     rule: str = ""  # what the adversarial images are, in words
 
 

@@ -1,4 +1,4 @@
-"""Whether the model's confidence can be believed, on clean images and under attack."""
+"""The section Calibration: whether the model's confidence agrees with its accuracy, on clean images and under attack."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -82,5 +82,5 @@ def _paint(found: Reliability, colour: str, axes: Axes) -> None:
 
 
 def _bars(bins: list[Bin], heights: Sequence[float]) -> tuple[list[float], Sequence[float], list[float]]:
-    """(middles, heights, widths) with a gap between neighbours; confidence in %."""
+    """The (middles, heights, widths) of bars with gaps between them; the x axis is confidence in %."""
     return [50 * (one.low + one.high) for one in bins], heights, [92 * (one.high - one.low) for one in bins]

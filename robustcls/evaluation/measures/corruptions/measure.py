@@ -203,6 +203,6 @@ def _differences(x: Tensor) -> str:
     strengths = f"ImageNet-C (images from {LARGE} pixels on)" if is_large(x) else "CIFAR-10-C (images of 32 pixels)"
     return (
         f"severities as in {strengths}; frost uses generated textures, not the published photographs; motion blur and snow "
-        "follow ImageMagick's rule without ImageMagick; glass blur and snow are not cut to 8 bits between their steps; so "
-        "the numbers compare with each other, not with those that others measured on the published files"
+        "reimplement the operation of ImageMagick; glass blur and snow are not converted to 8 bits between their steps. "
+        "Compare the numbers with each other, not with numbers measured on the published files"
     )

@@ -23,12 +23,12 @@ class Corruptions:
     """Accuracy under common corruptions (Hendrycks and Dietterich 2019, arXiv:1903.12261)."""
 
     rule: str  # which samples, in words
-    source: str  # whose images: made here by the published definitions, or the published files
+    source: str  # of the corrupted images: made here by the published definitions, or published files
     n: Count
-    clean: Accuracy  # on the same samples; of published files, on the evaluated ones
+    clean: Accuracy  # on the same samples; with published files, on samples of the evaluation
     results: list[Corruption]
-    mean: Share | None = None  # over all results
-    note: str = ""  # where what was measured differs from what was published
+    mean: Share | None = None  # over all corruptions and severities
+    note: str = ""  # differences from the published corruptions
 
 
 RECORD = Corruptions

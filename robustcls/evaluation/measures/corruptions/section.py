@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions: noise, blur, weather and digital ones that no attacker chose."""
+"""The section Corruptions: accuracy under noise, blur, weather and digital corruptions, which no attacker chose."""
 
 from statistics import fmean
 
@@ -66,7 +66,7 @@ def _of(found: Corruptions, name: str) -> list[float]:
 
 
 def _grouped(found: Corruptions) -> dict[str, list[str]]:
-    """The corruptions that were measured, by group; those that we do not know come last."""
+    """The corruptions that were measured, by group; corruptions of no known group come last."""
     names = list(dict.fromkeys(one.name for one in found.results))
     known = {name for some in GROUPS.values() for name in some}
     groups = {group: [name for name in some if name in names] for group, some in GROUPS.items()}
@@ -113,6 +113,6 @@ def _draw(context: Context, held: list[tuple[Model, Corruptions]]) -> Markup:
         if context.several:
             legend_above(axes)
 
-    caption = f"{title}; lines: from the lowest accuracy of a severity to the highest, dashes: clean accuracy"
+    caption = f"{title}; lines: from the lowest accuracy of a severity to the highest; dashed: clean accuracy"
     size = (7.4, 1.2 + len(names) * (0.2 + 0.1 * len(every)))
     return plot("corruptions", title, paint, rows, caption=caption, size=size)

@@ -1,4 +1,4 @@
-"""Stability and sanity of attribution maps: as `robustcls explain` records them."""
+"""Stability and sanity of attribution maps, in the same form as `robustcls explain` records them."""
 
 from robustcls.results.attribution import Explanations
 

@@ -1,4 +1,4 @@
-"""Whether the attribution maps say anything about the model: checks that a map must pass, and measures of its quality."""
+"""The section Attribution sanity: checks that a map must pass to say anything about the model, and measures of quality."""
 
 from markupsafe import Markup
 
@@ -7,54 +7,54 @@ from robustcls.reporting.html import fill_file
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import MethodMeasures
 
-# What is checked of every method, with the reason that is shown where it was not.
+# The checks of every method, each with the text that is shown if the check was not run.
 EXPECTED = {
-    "finite_maps": "whether the maps had values that are not finite was not looked at",
-    "completeness": "whether the map's values add up to the change of the logit was not checked",
-    "parameter_randomisation": "maps of the model were not compared with maps of a model with shuffled weights",
-    "random_logit": "maps of the class were not compared with maps of another class",
-    "repeatability": "the maps were not made twice with the same seed",
-    "insertion": "pixels were not put in by the map's order and by its displaced copies'",
-    "deletion": "pixels were not taken out by the map's order and by its displaced copies'",
+    "finite_maps": "the maps were not searched for values that are not finite",
+    "completeness": "the sum of the map was not compared with the change of the logit",
+    "parameter_randomisation": "the maps were not compared with maps of a model with shuffled weights",
+    "random_logit": "the maps were not compared with maps for another class",
+    "repeatability": "the maps were not computed twice with the same seed",
+    "insertion": "pixels were not inserted in the order of the map and of its displaced copies",
+    "deletion": "pixels were not deleted in the order of the map and of its displaced copies",
 }
-# What a failure means, and no more than that.
+# What a failure of a check means.
 FAILED = {
-    "finite_maps": "its maps had values that are not finite, which count as 0",
-    "completeness": "its values do not add up to the change of the logit",
+    "finite_maps": "its maps contain values that are not finite, which count as 0",
+    "completeness": "the values of its maps do not add up to the change of the logit",
     "parameter_randomisation": "its maps change too little when the model's weights are shuffled",
     "random_logit": "its maps change too little when another class is explained",
-    "repeatability": "its maps differ when they are made again with the same seed",
-    "insertion": "putting in the pixels that it ranks first does no better than the same map at random other places",
-    "deletion": "taking out the pixels that it ranks first does no better than the same map at random other places",
+    "repeatability": "its maps differ when they are computed again with the same seed",
+    "insertion": "inserting the pixels that it ranks first does no better than the same map at random other places",
+    "deletion": "deleting the pixels that it ranks first does no better than the same map at random other places",
 }
 QUALITY = {  # measure: (name, how to read it)
     "infidelity": (
         "Infidelity",
-        "share of the logit's falls, as random halves of the image are blanked, that the map does not account for; 0 is best",
+        "share of the decrease of the logit that the map does not explain as random halves of the image are blanked; 0 is best",
     ),
     "gini": ("Gini index", "how concentrated the map is: 0 is spread evenly, 1 is all on one pixel; neither is better"),
     "insertion": (
         "Insertion",
-        "mean probability of the class while pixels are put in, the highest first; good where above its displaced copies'",
+        "mean probability of the class while pixels are inserted, highest map values first; good if above the displaced map",
     ),
     "deletion": (
         "Deletion",
-        "mean probability of the class while pixels are taken out, the highest first; good where below its displaced copies'",
+        "mean probability of the class while pixels are deleted, highest map values first; good if below the displaced map",
     ),
     "completeness_gap": (
         "Completeness gap",
-        "how far the map's sum misses the change of the logit, as a share of it; 0 is exact",
+        "difference between the sum of the map and the change of the logit, relative to this change; 0 is exact",
     ),
     "reseeded": (
-        "Likeness under another seed",
-        "rank correlation with the map of other random draws; 1 where none are drawn",
+        "Similarity under another seed",
+        "rank correlation with the map computed with another seed; 1 for methods without random draws",
     ),
 }
-BADGED = "fails the sanity checks"  # in the note of a method that is known to, whatever was measured here
+BADGED = "fails the sanity checks"  # in the note of a method that is known to fail them, whatever was measured here
 
 
 def sanity(context: Context) -> Markup:
-    """Each method's checks and quality measures; a method that fails a check is named."""
+    """The checks and quality measures of each method. A callout names every method that fails a check."""
     return fill_file(
         "explanations/section_sanity.html",
         context,
@@ -68,7 +68,7 @@ def sanity(context: Context) -> Markup:
 
 
 def _failing(method: MethodMeasures) -> str:
-    """Which checks fail and what that means; "" where none does."""
+    """The checks that fail and what this means; "" if none fails."""
     failed = [check.id for check in method.checks if check.status == "fail"]
     meaning = "; ".join(FAILED[key] for key in failed if key in FAILED)
     return f"fails {', '.join(failed)}" + (f": {meaning}." if meaning else ".") if failed else ""

@@ -1,4 +1,4 @@
-"""How far an attack moves the attribution maps, beside how far noise and chance do."""
+"""The section Attribution stability: how much attacks change attribution maps, compared with noise and with chance."""
 
 import re
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from robustcls.results.records import Explanations, MethodMeasures, Spread
 
 MEASURES = {
     "spearman": "Spearman",
-    "top_k": "Top-k in common",
+    "top_k": "Top-k overlap",
     "ssim": "SSIM",
     "cosine": "Cosine",
-    "top_k_tolerant": "Top-k, one pixel off allowed",
+    "top_k_tolerant": "Top-k overlap, tolerance of one pixel",
 }
 GROUPS = {  # (against, label): (name, marker, colour, whether the marker is filled)
-    ("adversarial", "kept"): ("attack, label kept", "o", SERIES[0], True),
-    ("adversarial", "flipped"): ("attack, label flipped", "D", SERIES[1], True),
+    ("adversarial", "kept"): ("attack, prediction unchanged", "o", SERIES[0], True),
+    ("adversarial", "flipped"): ("attack, prediction changed", "D", SERIES[1], True),
     ("benign_noise", ""): ("benign noise, same norm", "s", SERIES[2], False),
     ("random_map", ""): ("random map", "^", SERIES[3], False),
 }
 
 
 def stability(context: Context) -> Markup:
-    """How like the map of a clean image is to that of the attacked one, to that under noise, and to a random map."""
+    """The similarity of the clean image's map to the map of the attacked image, to the map under noise, and to a random map."""
     parts = [_part(model) for model in context.models]
     absent, narrow = reasons_of(context, "stability"), _narrow
     return fill_file(
@@ -60,7 +60,7 @@ def _part(model: Model) -> dict[str, object] | None:
 
 
 def _groups(method: MethodMeasures) -> list[tuple[tuple[str, str], int | None]]:
-    """Each group with its place in the record; None where the record lacks one of ours, unknown groups last."""
+    """Each group with its index in the record, or None for a known group that the record lacks; unknown groups come last."""
     places = {(one.against, one.label): i for i, one in enumerate(method.likeness)}
     return [(key, places.get(key)) for key in GROUPS] + [(key, i) for key, i in places.items() if key not in GROUPS]
 
@@ -70,7 +70,7 @@ def _name(key: tuple[str, str]) -> str:
 
 
 def _narrow(name: str) -> Markup:
-    """On two lines where it divides, so that a wide table fits a screen; its numbers take two lines anyway."""
+    """The name on two lines if it can be divided, so that a wide table fits a screen; the numbers take two lines anyway."""
     return lines(re.split(r"(?=\()|(?<=,) ", name, maxsplit=1))
 
 
@@ -87,7 +87,7 @@ def _draw(model: Model, found: Explanations) -> Markup | None:
                 {"Median": "median", "Lower quartile": "q1", "Upper quartile": "q3"},
             )
             values = model.cells(at, "z.3f", quartiles)
-            rows.append({"Method": method, "Clean map against": _name(key), "n": n, **values})
+            rows.append({"Method": method, "Clean map compared with": _name(key), "n": n, **values})
     title = f"Rank correlation (Spearman) of the maps of {model.name}"
     faint = any(spread.n < FEW for _, _, known in drawn for _, _, spread in known)
     caption = f"{title}: median and middle half of the samples" + (f"; faint: fewer than {FEW}" if faint else "")
@@ -97,7 +97,7 @@ def _draw(model: Model, found: Explanations) -> Markup | None:
 
 
 def _known(method: MethodMeasures) -> Iterator[tuple[tuple[str, str], int, Spread]]:
-    """Our groups that have a rank correlation: key, place in the record, spread."""
+    """The known groups that have a rank correlation: (key, index in the record, spread)."""
     for key, place in _groups(method):
         if key in GROUPS and place is not None:
             spread = method.likeness[place].measures.get("spearman")

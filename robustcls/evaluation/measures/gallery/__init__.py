@@ -14,7 +14,7 @@ class Options:
 MEASURE = Measure(
     text="attribution maps of examples",
     order=20,
-    parts={"gallery": Part(110, "Gallery", "this evaluation kept no images")},
+    parts={"gallery": Part(110, "Gallery", "this evaluation contains no images")},
     holds=lambda gallery: bool(gallery.examples),
     options=Options,
     count="examples",

@@ -73,8 +73,8 @@ def measure(
     for method in methods if rows else ():
         _add_maps(model, examples, method, x, x_adv, y, predict_labels(attacked), progress)
     rule = (
-        f"{len(rows)} of {len(every.y)} samples: half broken, four tenths surviving, the rest errors on the clean image, "
-        f"over the classes in turn, shuffled with seed {seed}; what one group lacks, the next fills"
+        f"{len(rows)} of {len(every.y)} samples, drawn at random with seed {seed}, one class after another: half broken, 40% "
+        "that survived the attacks, the rest misclassified without attack; if a group is too small, the others fill its places"
     )
     return Gallery(rule, examples)
 

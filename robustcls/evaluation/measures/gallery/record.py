@@ -1,4 +1,4 @@
-"""The images that a report shows, with their attribution maps."""
+"""Example images for the report, with their attribution maps."""
 
 from dataclasses import field
 
@@ -14,19 +14,19 @@ class Map:
 
     method: str
     role: str  # clean | adversarial | adversarial_class
-    target: Integer  # the class that it explains
+    target: Integer  # the class that the map explains
     values: Array
     note: str = ""  # e.g. the grid of GradCAM
 
 
 @dataclass
 class Example:
-    """One image of the gallery. Refers to the sample with the same index."""
+    """One image of the gallery, for the sample with the same index."""
 
     index: Integer
     outcome: str  # broken | survived | clean_error
     clean: Array  # C,H,W uint8
-    adversarial: Array  # C,H,W uint8; the strongest attempt where the sample survived
+    adversarial: Array  # C,H,W uint8; the strongest attempt if the sample survived
     perturbation: Array  # C,H,W int8, exact to 1/127 of its largest value
     clean_top: list[Ranked]  # [class, probability], highest first
     adversarial_top: list[Ranked]

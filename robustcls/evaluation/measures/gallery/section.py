@@ -1,4 +1,4 @@
-"""The images themselves, drawn by a printed rule."""
+"""The section Gallery: example images, chosen by the rule that the section states."""
 
 from itertools import groupby
 
@@ -11,17 +11,17 @@ from robustcls.reporting.images import is_empty, show_image, show_maps, show_per
 from robustcls.reporting.missing import reasons_of
 from robustcls.results.records import Sample
 
-OUTCOMES = {"broken": "broken", "survived": "survived", "clean_error": "clean error"}
+OUTCOMES = {"broken": "broken", "survived": "survived", "clean_error": "misclassified without attack"}
 ROLES = {
-    "clean": "map of the clean image",
-    "adversarial": "map of the adversarial image, same class",
-    "adversarial_class": "map for the adversarial class",
+    "clean": "clean image, map for the true class",
+    "adversarial": "adversarial image, map for the true class",
+    "adversarial_class": "adversarial image, map for the predicted class",
 }
 Shown = dict[str, object]
 
 
 def gallery(context: Context) -> Markup:
-    """Clean image, perturbation, adversarial image and attribution maps of each example, with the confidences."""
+    """The clean image, perturbation, adversarial image, attribution maps and confidences of each example."""
     parts = [_part(model, context.quality) for model in context.models]
     return fill_file(
         "gallery/section.html",
@@ -61,10 +61,10 @@ def _show(model: Model, i: int, example: Example, place: int | None, quality: in
 def _rows(model: Model, example: Example, sample: Sample | None, name: str, quality: int | None) -> list[Shown]:
     sides, before = example.clean.shape[1:], f"Sample {example.index}, {name}"
     change, factor = show_perturbation(example.perturbation, quality)
-    clean, attacked = "clean", "strongest attempt" if example.outcome == "survived" else "adversarial"
+    clean, attacked = "clean image", "strongest attempt" if example.outcome == "survived" else "adversarial image"
     if sample is not None:
-        clean += f", seen as {model.class_name(sample.clean)}"
-        attacked += f", seen as {model.class_name(sample.adversarial)}"
+        clean += f", predicted: {model.class_name(sample.clean)}"
+        attacked += f", predicted: {model.class_name(sample.adversarial)}"
     amplified, marked = (piece("amplified", one) for one in (factor, derived("factor", factor, "d")))
     shown = [
         _image(show_image(example.clean, quality), sides, before, clean),
@@ -96,12 +96,12 @@ def _map_row(model: Model, example: Example, method: str, maps: list[Map], quali
 
 
 def _image(uri: str, sides: list[int], before: str, text: str, marked: Markup | None = None) -> Shown:
-    """An image with its caption, `marked` where that is more than text, and the same for those who cannot see it."""
+    """The values of an image with its caption and alternative text. marked: the caption as HTML, if it is more than text."""
     return {"uri": uri, "height": sides[0], "width": sides[1], "caption": marked or text, "alt": f"{before}: {text}"}
 
 
 def _filters(context: Context) -> list[tuple[str, list[tuple[object, str]]]]:
-    """(name, [(value, text)]) of the choices that would leave something."""
+    """The choices of the filters that match at least one example: (name, [(value, text)])."""
     choices: dict[str, dict[object, str]] = {"class": {}, "outcome": {}, "attack": {}}
     for model in context.models:
         samples = {sample.index: sample for sample in model.evaluation.samples}

@@ -89,8 +89,8 @@ def from_attacks(evaluation: Evaluation) -> list[MinimumNorm]:
 
 def _in_norm(engine: Engine, examples: Examples, at: Tensor, norm: Norm, number: int, progress: bool) -> MinimumNorm:
     rule = (
-        f"{len(at)} of the {len(examples.y)} samples, evenly spaced over the classes; the nearest of what attacks found and "
-        f"of the evaluation's own example, each drawn back towards the image by {HALVINGS} halvings"
+        f"{len(at)} of the {len(examples.y)} samples, evenly spaced over the classes; the nearest of the examples "
+        f"that the attacks found and the example of the evaluation, each moved towards the image by {HALVINGS} bisection steps"
     )
     anywhere = replace(engine.threat, norm=norm, eps=reach(engine.x, norm))
     right = predict_labels(engine.logits) == engine.y

@@ -1,4 +1,4 @@
-"""The distance of the nearest adversarial example that an attack found, one panel per norm."""
+"""The section Minimum perturbation: distances of the nearest adversarial examples found, one panel per norm."""
 
 import math
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from robustcls.reporting.html import Row, derived, fill_file, lacking, lines, pi
 from robustcls.reporting.missing import missing_of
 from robustcls.reporting.sections.curves import mark_eps, units
 
-STEPS = 20  # of the table behind a figure
+STEPS = 20  # rows in the table of data behind a figure
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one attack found of one model."""
+    """The distances that one attack found for one model."""
 
     model: Model
     path: str
@@ -29,7 +29,7 @@ class Line:
 
     @property
     def known(self) -> list[tuple[float, int]]:
-        """(distance, place in the record), nearest first; censored samples are not among them."""
+        """(distance, index in the record) of the samples that are not censored, nearest first."""
         return sorted((distance, i) for i, distance in enumerate(self.found.distance) if distance is not None)
 
     @property
@@ -38,14 +38,16 @@ class Line:
         return self.within(self.model.evaluation.threat.eps + BALL) / self.found.n
 
     def within(self, eps: float) -> int:
-        """How many samples have an example at most so far."""
+        """The number of samples with an example within this distance."""
         return sum(distance <= eps for distance, _ in self.known)
 
 
 def minimum(context: Context) -> Markup:
     """The share of samples with an adversarial example within each distance, and the quartiles of the distance."""
     every = _lines(context)
-    every.sort(key=lambda line: line.found.norm != line.model.evaluation.threat.norm)  # the threat models' own first
+    every.sort(
+        key=lambda line: line.found.norm != line.model.evaluation.threat.norm
+    )  # norms of the threat models first
     norms: dict[str, list[Line]] = {}
     for line in every:
         norms.setdefault(line.found.norm, []).append(line)
@@ -61,7 +63,7 @@ def minimum(context: Context) -> Markup:
 
 
 def compared(context: Context) -> list[tuple[Markup, list[Markup]]]:
-    """The median distance under each attack, where it was measured on the same samples."""
+    """Rows of the median distance under each attack, for models measured on the same samples."""
     by_attack: dict[tuple[str, str], dict[int, Line]] = {}
     for line in _lines(context):
         by_attack.setdefault((line.found.norm, line.found.attack), {}).setdefault(line.model.place, line)
@@ -74,7 +76,7 @@ def compared(context: Context) -> list[tuple[Markup, list[Markup]]]:
             cells[place] = lacking(UNLIKE) if unlike else line.model.quartile(line.path, "median")
         n = derived("samples", next(iter(some.values())).found.n, ",d")
         title = piece("of_n", f"Median smallest distance, {norm}", n)
-        rows.append((lines([title, attack, "0 for each sample that is misclassified unchanged"]), cells))
+        rows.append((lines([title, attack, "0 for samples that are misclassified without any change"]), cells))
     return rows
 
 
@@ -128,7 +130,7 @@ def _paint(norm: str, some: list[Line], axes: Axes) -> None:
         axes.step(x, y, where="post", color=SERIES[model.series], linestyle=style, label=label)
     room = 103.0
     for line in sorted(some, key=lambda line: -len(line.known) / line.found.n):
-        if line.found.censored:  # how many samples the curve lacks, beside its end
+        if line.found.censored:  # write the number of missing samples beside the end of the curve
             room = min(100 * len(line.known) / line.found.n, room - 14)
             text = f"none found:\n{line.found.censored:,} of {line.found.n:,}"
             beside(axes, text, room, color=SERIES[line.model.series])

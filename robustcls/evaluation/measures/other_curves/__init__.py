@@ -1,4 +1,4 @@
-"""Security curves in other norms than that of the threat model."""
+"""Security curves in norms other than that of the threat model."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ MEASURE = Measure(
     text="security curves in other norms",
     order=40,
     parts={  # shown beside the curve in the norm of the threat model
-        "other_curves": Part(41, "Security curves in other norms", "no other norm was tried"),
+        "other_curves": Part(41, "Security curves in other norms", "no other norm was attacked"),
     },
     options=Options,
     count="curves_n",

@@ -56,8 +56,8 @@ def measure(
     at = spaced(subject.y, n)
     white = replace(subject.take(at), surrogate=None)
     rule = (
-        f"{len(at)} of the {total} samples, evenly spaced over the classes; from the largest radius down, and what is "
-        "robust at a radius is taken to be robust at every smaller one"
+        f"{len(at)} of the {total} samples, evenly spaced over the classes; attacked from the largest radius "
+        "down: a sample that is robust at a radius is taken to be robust at every smaller radius"
     )
     if subject.surrogate is not None:
         rule += "; with the gradients of the evaluated model itself"

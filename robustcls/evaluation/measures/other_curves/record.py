@@ -1,4 +1,4 @@
-"""Security curves in other norms than that of the threat model."""
+"""Security curves in norms other than that of the threat model."""
 
 from pydantic.dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from robustcls.results.robustness import CurvePoint
 
 @dataclass
 class NormCurve:
-    """A security curve in one norm, on n of the samples; the threat model's own norm has `Evaluation.curve`."""
+    """A security curve in one norm, on n of the samples. The curve in the norm of the threat model is `Evaluation.curve`."""
 
     norm: str
-    attacks: list[str]  # specs, each on the survivors of the ones before
+    attacks: list[str]  # specs, in order; each attacks the samples that are still robust
     rule: str  # which samples, in words
     n: Count
     points: list[CurvePoint]  # by radius, from the smallest
