@@ -271,5 +271,5 @@ def test_a_record_of_maps_that_are_not_finite_says_just_that(model: nn.Module, a
     assert checks(robustcls.explain_metrics(model, *attacked[:2], "saliency", quality_n=4))["finite_maps"] == "pass"
     failing = sanity._failing(found)
     assert "finite_maps" in failing
-    assert "its maps had values that are not finite, which count as 0" in failing
+    assert "its maps contain values that are not finite" in failing
     assert "same seed" not in failing

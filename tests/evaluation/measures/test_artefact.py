@@ -386,7 +386,7 @@ def test_a_bound_of_another_unit_is_refused(asked, words):
 def test_the_page_and_the_card_show_both_models(evaluation):
     text = shown_text(render([evaluation], policy=Policy(max_bytes=10**6)))
     for words in (
-        "Exported file",
+        "What runs: the exported file",
         "all attacks (union)",
         "Difference, points",
         "100 clean images",
@@ -394,14 +394,14 @@ def test_the_page_and_the_card_show_both_models(evaluation):
     ):
         assert words in text, words
     card = model_card(evaluation)
-    assert "## Exported file" in card
+    assert "## What runs: the exported file" in card
     assert "| all attacks (union) |" in card
     bare = replace(evaluation, artefact=Artefact(1000, 10))
     assert "because the original model was not given" in shown_text(render([bare]))
     assert "The original model was not measured" in model_card(bare)
     plain = replace(evaluation, artefact=None)
     assert "all attacks (union)" not in shown_text(render([plain]))
-    assert "Exported file" not in model_card(plain).split("## Limits")[0]
+    assert "What runs" not in model_card(plain).split("## Limits")[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The section Exported file: a comparison of the file with the model that it was exported from."""
+"""The section What runs: a comparison of the file with the model that it was exported from."""
 
 from functools import partial
 from typing import Any
