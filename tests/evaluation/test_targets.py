@@ -140,7 +140,9 @@ def test_subjects_of_a_command_aim_at_its_target_and_share_their_images():
 
 def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(net, data, second, monkeypatch):
     goals, claims = [], Engine._fools_search_model
-    monkeypatch.setattr(Engine, "_fools_search_model", lambda self, x_adv, goal: goals.append(goal) or claims(self, x_adv, goal))
+    monkeypatch.setattr(
+        Engine, "_fools_search_model", lambda self, x_adv, goal: goals.append(goal) or claims(self, x_adv, goal)
+    )
     x, y = data
     parts = robustcls.evaluate(net, x, y, f"linf:{EPS}", attacks=ATTACKS, target="second", batch_size=7)
     assert abs(parts.robust.correct - second.robust.correct) <= 1
