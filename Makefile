@@ -1,9 +1,12 @@
-# make demo: train, attack, explain and report on the embedded digits. make test: run the tests. make check: ruff, mypy and
-# import-linter. make tables: print the tables of README.md and experiments/README.md anew, from the files in reports/.
+# make demo: train, attack, explain and report on the embedded digits. make test: the tests, except slow ones. make test-all: all
+# tests. make check: ruff, mypy and import-linter. make tables: print the tables of README.md and experiments/README.md anew,
+# from the files in reports/.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check tables clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -r s
+
+.PHONY: demo test test-all check tables clean
 
 demo: .venv/installed
 	rm -rf runs/demo
@@ -20,7 +23,10 @@ demo: .venv/installed
 		--corruptions-n 12 --out reports/demo/report.html
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -r s
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed-dev
+	$(PYTEST)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

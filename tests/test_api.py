@@ -533,6 +533,7 @@ def test_load_data_is_fair_to_the_classes():
 # the package
 
 
+@pytest.mark.slow
 def test_the_package_completes_and_is_typed_and_has_help():
     code = """
 import sys, robustcls

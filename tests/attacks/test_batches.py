@@ -40,6 +40,7 @@ def assert_alike(found: Tensor, expected: Tensor, rows: Tensor | slice) -> None:
     assert torch.equal(misclassified(net(found.double()), y[rows]), misclassified(net(expected.double()), y[rows]))
 
 
+@pytest.mark.slow
 @every_norm
 def test_the_batch_size_decides_nothing(name, norm):
     whole = attacked(name, norm, slice(None), 64)

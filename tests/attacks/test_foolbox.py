@@ -53,6 +53,7 @@ def test_foolbox_is_imported_only_when_an_attack_runs():
     assert not [node for node in imports if ast.unparse(node).split()[1].split(".")[0] in ("foolbox", "eagerpy")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "norm", "num_classes", "most"),
     [

@@ -55,6 +55,7 @@ def test_classes_come_in_the_order_of_their_linear_distance():
         torch.testing.assert_close(distances, way.sort(dim=1).values[:, :4], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_more_runs_come_nearer_and_no_radius_is_needed(norm):
     net = deeper_net()

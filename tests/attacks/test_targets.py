@@ -165,6 +165,7 @@ def test_targets_are_reached_where_a_linear_programme_says_that_they_can(spec, l
     assert reached[distance < 0.94 * eps].float().mean() >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "norm", "most"),
     [("fmn", "linf", 1.02), ("fmn", "l2", 1.02), ("cw", "l2", 1.05), ("hopskipjump(steps=20)", "l2", 1.5)],

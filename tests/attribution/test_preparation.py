@@ -154,6 +154,7 @@ def test_deeplift_is_complete_on_our_architectures(arch: str) -> None:
     assert completeness_gap(shaken(model), torch.rand(2, 3, 32, 32)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"), [("alexnet", 64), ("vgg11", 32), ("resnet18", 64), ("googlenet", 64), ("inception_v3", 75)]
 )

@@ -49,6 +49,7 @@ def violation(seed: int, kind: str, activation: str, gain: float, norm: str, sha
     return worst - ROUNDING
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @drawn
 def test_no_attack_and_no_point_comes_below_a_bound(**case):

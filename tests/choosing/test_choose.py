@@ -26,6 +26,7 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_three_nets_two_rungs(options):
     choice = robustcls.choose(NETS, **options | {"seed_noise": 2, "learning_curve": True})
     assert [len(rung.trials) for rung in choice.rungs] == [3, 2]
@@ -107,6 +108,7 @@ def test_what_was_cut_off_goes_on_to_the_same_end(options, tmp_path):
         assert (one.name, one.clean_right, one.robust_right) == (other.name, other.clean_right, other.robust_right)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_candidates(options):
     """Each trial is trained once, by one of the processes, and both reach the same choice."""
     code = f"""

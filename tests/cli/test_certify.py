@@ -188,6 +188,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch)
     assert one == two
 
 
+@pytest.mark.slow
 def test_the_sigma_of_training_is_taken_from_the_checkpoint(cli, tmp_path):
     train = ("train", "--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", 40, "--epochs", 1)
     noisy = ("--adv", "none", "--augment", "gaussian(sigma=0.125)", "--quiet")

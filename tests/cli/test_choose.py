@@ -23,6 +23,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 2)
 
 
+@pytest.mark.slow
 def test_tables_and_findings(cli, quick):
     result = cli("choose", *archs(*NETS), *COMMON, "--seed-noise", "1", "--learning-curve")
     assert result.status == 0, result.err
@@ -102,6 +103,7 @@ def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
     assert (where / "choose.json").exists()
 
 
+@pytest.mark.slow
 def test_the_command_is_kept_as_it_was_typed(cli, quick, monkeypatch):
     arguments = ["choose", *archs("tests.helpers.tiny_run:small_cnn", NETS[1]), *COMMON, "--seed-noise", "0"]
     monkeypatch.setattr("sys.argv", ["/home/me/bin/robustcls", *arguments])
@@ -109,6 +111,7 @@ def test_the_command_is_kept_as_it_was_typed(cli, quick, monkeypatch):
     assert Choice.load("choice/choose.json").provenance.command == shlex.join(["robustcls", *arguments])
 
 
+@pytest.mark.slow
 def test_what_was_unequal_is_said(cli, quick):
     arguments = (*archs(*NETS[:2]), *COMMON, "--seed-noise", "1", "--learning-curve")
     assert cli("choose", *arguments).status == 0

@@ -18,6 +18,7 @@ def command_in(text):
     return shlex.split(found)
 
 
+@pytest.mark.slow
 def test_a_random_model_is_told_what_to_paste_and_that_gives_a_verdict(cli):
     first = cli("attack", "--model", f"{HERE}:noisy", *SMALL, "--attack", "pgd(steps=3)")
     pasted = command_in(first.out)
@@ -34,6 +35,7 @@ def test_a_random_model_is_told_what_to_paste_and_that_gives_a_verdict(cli):
     assert cli(*pasted, "--quiet").status == 0, "the same model, so its evaluation may be replaced"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "suite"),
     [(f"averaged({HERE}:linear, draws=2)", ("--attack", "fgsm")), (f"{HERE}:linear", ("--suite", "rand"))],

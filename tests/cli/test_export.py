@@ -56,6 +56,7 @@ def words(text):
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_it_says_what_was_checked_and_where_the_file_is(made):
     folder, printed = made
     plain, rounded = printed["fp32"], printed["int8"]

@@ -327,6 +327,7 @@ def pixels_in(folder):
     return found
 
 
+@pytest.mark.slow
 def test_redaction_covers_every_file(cli, checkpoint, tmp_path, monkeypatch):
     from robustcls.evaluation.measures.corruptions import measure as corruptions
 
@@ -415,6 +416,7 @@ def test_a_full_disk_under_the_output(command, home):
     assert done.stderr == "robustcls: cannot write standard output: No space left on device: make room\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     arguments = ["attack", "--model", home / "pgd" / "ckpt.pt", *SMALL, "--out", tmp_path / "e.json"]
@@ -428,6 +430,7 @@ def test_a_log_on_a_full_disk_ends_nothing(home, tmp_path):
     assert Evaluation.load(tmp_path / "e.json").data.n == 10
 
 
+@pytest.mark.slow
 def test_messages_stay_out_of_an_output_file_that_is_stdout(home, tmp_path):
     """The command runs in a separate process whose stdout is a file, as with `>` in a shell."""
     command = [

@@ -21,6 +21,7 @@ def two(home, tmp_path):
     return tmp_path / "standard" / "ckpt.pt", tmp_path / "pgd" / "ckpt.pt"
 
 
+@pytest.mark.slow
 def test_a_report_of_two_models_is_one_page_and_two_evaluations(cli, two, tmp_path):
     result = cli("report", "--model", two[0], "--model", two[1], *FAST, "--out", "both.html", "--title", "Two of them")
     assert result.status == 0, result.err

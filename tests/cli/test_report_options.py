@@ -56,6 +56,7 @@ def test_unknown_profiles_name_the_nearest(tmp_path):
         configure({}, str(file))
 
 
+@pytest.mark.slow
 def test_what_a_profile_leaves_out_is_not_run_with_its_reason(cli, checkpoint, tmp_path):
     result = cli("report", "--model", checkpoint, "--profile", "quick", "--n", 30, "--quiet")
     assert (result.status, result.out, result.err) == (0, "report.html\n", "")

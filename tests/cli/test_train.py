@@ -129,6 +129,7 @@ def test_a_finished_run_says_so(cli, home):
     assert result.err.splitlines()[-1].endswith("is finished: 3 of 3 epochs")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     arguments = [sys.executable, "-m", "robustcls", "train", *TINY, "--adv", "fgsm", "--epochs", "15", "--out", "run"]
     quick = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -130,6 +130,7 @@ class Stopped(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing_and_ends_as_ctrl_c_does(tmp_path):
     (tmp_path / "stopped_nets.py").write_text(SLOW, encoding="utf-8")
     (tmp_path / "here").mkdir()

@@ -38,8 +38,9 @@ def run(command, reader, printed):
     return printed[before].replace("runs/demo", "runs/pgd")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page == "README" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES]
+)
 def test_a_page_runs_as_shown(page, reader, printed):
     for kind, content in blocks(page):
         if kind == "python":

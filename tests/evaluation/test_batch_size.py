@@ -128,6 +128,7 @@ def test_verdicts_do_not_depend_on_which_process_attacks_a_sample(whole):
     assert set(indices[fooled].tolist()) == set((whole.examples.breaker == 0).nonzero().squeeze(1).tolist())
 
 
+@pytest.mark.slow
 def test_curves_and_minimum_perturbations_do_not_depend_on_the_batch_size():
     x, y = make_batch()
     grid, attacks = [0.005, 0.01, 0.04], ["pgd(steps=2)", "square(queries=20)"]

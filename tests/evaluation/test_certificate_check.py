@@ -104,6 +104,7 @@ def test_a_false_certificate_of_a_vote_is_caught(smooth):
     assert "of 10 certificates 0.01 are expected to be false" in check.message
 
 
+@pytest.mark.slow
 def test_a_false_bound_is_caught_and_a_true_one_is_not():
     net, x = images_at([0.1, 0.2, 0.3] * 3 + [0.4])
     samples = [CertifiedSample(i, 0, 0, float(net.margin(x[i : i + 1])) * 0.999) for i in range(N)]

@@ -67,6 +67,7 @@ def comparable(judged):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("attacks", [ATTACKS, NEAREST, ["square(queries=30)", "pgd(steps=4, restarts=2)"], ["fast"]])
 def test_chunks_give_what_all_together_give(attacks, alone):
@@ -112,6 +113,7 @@ def test_one_perturbation_for_all_is_not_made_by_chunks():
     assert met == [int(judged.examples.correct.sum())]
 
 
+@pytest.mark.slow
 def test_a_random_model_is_not_attacked_by_chunks():
     """Its draws are those of a batch; and its accuracy under noise is measured on the attempts on all samples."""
     noisy = averaged(Masked(make_net(), lambda x: x + 0.02 * torch.randn_like(x)).eval(), draws=2)
@@ -166,6 +168,7 @@ def test_what_nothing_needs_is_not_kept(examples, tmp_path, monkeypatch):
             few.examples.save(tmp_path / "all.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples", ["", "broken", "all"])
 @pytest.mark.parametrize("batches", [1, 5, 11, 30])
 def test_resumed_equals_uninterrupted(batches, examples, tmp_path):
@@ -241,6 +244,7 @@ def command(folder, *flags):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_resumed_after_sigkill_to_the_same_result(tmp_path):
     """The command is killed in the middle of a chunk after the first."""
     (tmp_path / "whole").mkdir()
@@ -274,6 +278,7 @@ runpy.run_module("robustcls", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_chunks_to_the_result_of_one(tmp_path, monkeypatch):
     """Samples, passes and adversarial images, of this process and of two."""
     for module, name, value in ((stored, "LARGE", 1), (stored, "MAPPED", 1), (cascade, "CHUNK", 30)):

@@ -146,6 +146,7 @@ def test_reach_is_the_distance_to_grey(norm):
     assert reach(x, norm) == pytest.approx(distances.max().item())
 
 
+@pytest.mark.slow
 def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
     found = curve_at(0.02, [])
     net = make_net()

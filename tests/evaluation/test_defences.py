@@ -313,6 +313,7 @@ def test_what_is_resumed_has_the_same_detector(net, tmp_path):
         evaluate(lambda x, logits: -logits.amax(1), interrupted)
 
 
+@pytest.mark.slow
 def test_empty_parentheses_after_a_suite_change_nothing():
     (x, y), noisy = samples(5), defences.noisy()
     one, other = (robustcls.evaluate(noisy, x, y, "linf:0.05", suite=suite) for suite in ("rand", "rand()"))

@@ -24,6 +24,7 @@ LEVEL = "the network, whose last bits differ by processor, came out such that ve
 digits_net = cache(masked.digits_net)  # trained once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "eps", "n"), [("fgsm", 0.2, 300), ("pgd(steps=5)", 0.1, 60)])
 def test_fast_says_where_it_is_too_high(spec, eps, n):
     model, threat = digits_net(spec, eps), ThreatModel("linf", eps)

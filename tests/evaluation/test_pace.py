@@ -54,6 +54,7 @@ def test_the_measures_of_maps_pass_as_many_images_as_is_said(counted):
     assert Counting.passed / len(samples.x) == pytest.approx(MAPS + FORWARDS, rel=0.1)
 
 
+@pytest.mark.slow
 def test_curves_and_minimum_perturbations_pass_about_as_many_images_as_is_said(counted):
     model, judged = counted
     for passes, run in (

@@ -94,6 +94,7 @@ def test_a_sample_without_a_broken_one_gives_a_bound_on_the_rest():
     assert Evaluation.from_json(found.to_json()).attacks[1].at_most == last.at_most
 
 
+@pytest.mark.slow
 def test_the_draw_depends_on_the_seed_and_is_uniform():
     draws = []
     for seed in (0, 0, 1):
@@ -173,6 +174,7 @@ def test_a_resumed_run_draws_the_same(last, batches, chunks, tmp_path, monkeypat
     assert without_times(Held(again)) == without_times(Held(whole))
 
 
+@pytest.mark.slow
 def test_the_suite(tmp_path):
     """With few samples Square attacks all; where it attacks only some, terminal, JSON and card state the bound."""
     x, y = make_batch()
@@ -190,6 +192,7 @@ def test_the_suite(tmp_path):
     assert 0 < found.robust.correct < SAMPLED["verdict"]
 
 
+@pytest.mark.slow
 def test_a_bound_is_said_wherever_the_verdict_is(monkeypatch):
     x, y = make_batch()
     monkeypatch.setitem(SAMPLED, "verdict", 5)
@@ -203,6 +206,7 @@ def test_a_bound_is_said_wherever_the_verdict_is(monkeypatch):
     assert text in " ".join(model_card(found).split())
 
 
+@pytest.mark.slow
 def test_beside_another_attack_the_suite_is_not_sampled():
     """A later attack would also get samples that Square never attacked."""
     x, y = make_batch()

@@ -164,6 +164,7 @@ def test_what_low_precision_claims_is_the_target_too(net, data):
     assert not engine._fools_search_model(x, Goal.of(y, (logits.argmin(1)))).any()
 
 
+@pytest.mark.slow
 def test_one_pass_of_a_random_model_counts_the_target(net, data):
     """A model that is averaged and not random: its passes say what the evaluation says."""
     model = robustcls.averaged(net, draws=2)

@@ -73,6 +73,7 @@ def test_the_record_in_two_calls_on_a_tiny_archive(archive, tmp_path):
     assert not any(name.endswith(".pt") for name in names)
 
 
+@pytest.mark.slow
 def test_a_step_fails_and_the_others_wait_for_it_and_for_their_time(archive, tmp_path):
     (tmp_path / "record").mkdir()
     (tmp_path / "record" / "last.pt").write_text("of no run")
@@ -97,6 +98,7 @@ def test_a_step_that_is_late_is_cut_and_the_next_one_runs(archive, tmp_path):
     assert list(steps) == ["bench_vgg16", "record_rest"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_tests_that_were_all_skipped_are_no_correctness(archive, tmp_path):
     found = run(archive, tmp_path, "correctness", DEVICE="cuda")

@@ -40,6 +40,7 @@ def test_images_are_lossless_files_named_by_their_content(tmp_path: Path):
     assert str(tmp_path) not in html
 
 
+@pytest.mark.slow
 def test_forty_large_examples_leave_a_small_page(tmp_path: Path):
     evaluation = sample_evaluation(examples=40, size=224, smooth=False, n=400)
     path = report(evaluation, tmp_path / "report.html", assets=tmp_path / "images", sections=["gallery", "limits"])
@@ -47,6 +48,7 @@ def test_forty_large_examples_leave_a_small_page(tmp_path: Path):
     assert "lossy" not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_files(tmp_path: Path):
     evaluation = sample_evaluation(examples=3)
     pages = [report(evaluation, tmp_path / side / "a.html", assets=tmp_path / side / "images") for side in "ab"]
@@ -99,6 +101,7 @@ def test_nothing_is_left_where_the_page_cannot_be_written(tmp_path: Path, monkey
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_browser_shows_the_files_from_disk(tmp_path: Path):
     api = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")

@@ -73,6 +73,7 @@ def visit(browser):
         context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_asks_for_nothing_and_says_nothing(visit, page_file, scheme):
     page = visit(page_file, color_scheme=scheme)
@@ -81,6 +82,7 @@ def test_asks_for_nothing_and_says_nothing(visit, page_file, scheme):
     assert page.said == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 224])
 def test_forty_examples_are_laid_out_together(visit, tmp_path, size):
     """A script that alternates between measuring and changing examples would trigger a layout for each of them."""
@@ -197,6 +199,7 @@ def test_prints_what_is_folded(visit, page_file):
     assert not page.locator(".contents").is_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("models", "scheme"), [("two", "light"), ("two", "dark"), ("one", "light")])
 def test_axe_finds_nothing(visit, files, models, scheme):
     script = axe_script()
@@ -210,6 +213,7 @@ def test_axe_finds_nothing(visit, files, models, scheme):
     assert _violations(page) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_in_certificates(visit, files, scheme):
     script = axe_script()

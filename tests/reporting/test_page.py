@@ -170,6 +170,7 @@ def test_missing_parts_are_not_run_and_never_a_pass():
     assert "✓ pass" not in text
 
 
+@pytest.mark.slow
 def test_evaluation_without_samples_or_attacks_renders():
     evaluation = dataclasses.replace(sample_evaluation(), samples=[], attacks=[])
     text = shown_text(render([evaluation]))
@@ -201,6 +202,7 @@ def test_names_that_are_not_utf8_are_written(tmp_path: Path):
     assert "caf?" in text
 
 
+@pytest.mark.slow
 def test_of_several_models_each_gallery_says_whether_its_images_were_withheld():
     redacted, full = without_arrays(sample_evaluation()), sample_evaluation()
     assert shown_text(render([redacted])).count("withheld on request") == 1
@@ -217,6 +219,7 @@ def test_redacted_report_holds_no_pixels():
     assert all(example.clean.decode().size == 0 for example in again.gallery.examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "noisy"])
 @pytest.mark.parametrize("size", [32, 224])
 def test_forty_examples_stay_small_and_each_picture_is_encoded_once(size, smooth, monkeypatch):

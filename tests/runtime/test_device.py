@@ -156,6 +156,7 @@ print(json.dumps([*state, os.environ["CUBLAS_WORKSPACE_CONFIG"]]))
 """
 
 
+@pytest.mark.slow
 def test_deterministic_holds_for_the_process(tmp_path):
     done = python(DETERMINISTIC.format(flags=FLAGS), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -247,6 +247,7 @@ def small_classifier():
     return Classifier(net, classes="abcde", input_size=(3, 32, 32)).eval()
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_twin_takes_every_size_without_compiling_again(x):

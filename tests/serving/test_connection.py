@@ -89,6 +89,7 @@ def test_a_connection_without_a_request_is_ended(sent, service):
         assert is_ended(silent)
 
 
+@pytest.mark.slow
 def test_a_connection_whose_headers_trickle_is_ended(service):
     with connected(service) as slow:
         slow.sendall(head()[:-2])

@@ -39,6 +39,7 @@ main(["train", *{flags}, "--out", "full", "--quiet"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs limits on the size of files")
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     flags = [*FLAGS, "--epochs", "2", "--optimizer", "adamw", "--lr", "0.01", "--adv", "fgsm"]

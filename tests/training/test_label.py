@@ -93,6 +93,7 @@ def test_labels_of_other_images_end_before_anything_is_written(home, tmp_path):
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_any_objective_takes_pseudo_labels(home, tmp_path):
     for number, name in enumerate(plugins.names("objective")):
         adv = "none" if name == "standard" else "pgd(steps=1)"

@@ -198,6 +198,7 @@ def test_an_epoch_is_both_sources_and_each_batch_has_its_share(make, images):
     assert all((y == UNLABELLED).sum() == 24 for _, y in batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["trades", "alp"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_that_was_cut_off_ends_bit_equal(objective, accumulate, make):

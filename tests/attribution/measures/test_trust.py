@@ -72,6 +72,7 @@ def checks(record: MethodMeasures) -> dict[str, str]:
     return {check.id: check.status for check in record.checks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["integrated_gradients", "deeplift", "kernel_shap(samples=40, segments=16)"])
 def test_a_method_that_explains_the_model_passes(method: str, model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, _ = attacked
@@ -168,6 +169,7 @@ def test_samples_that_are_wrong_or_did_not_move_are_left_out(model: nn.Module, a
         robustcls.explain_metrics(model, x, y, adversarial=x_adv[:3])
 
 
+@pytest.mark.slow
 def test_incomplete_maps_are_marked_and_complete_ones_are_not(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, _ = attacked
     records = {

@@ -102,6 +102,7 @@ def test_every_check_is_explained():
     assert len(EXPECTED) == 10 + len(IDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("which", ["net", "robust_net"])
 def test_honest_models_pass_all(which, norm, batch, request):
@@ -271,6 +272,7 @@ def test_a_broken_attack_is_named(name, net, batch):
     assert "pgd broke" not in found.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "spec"),
     [("linf", "fmn"), ("linf", "deepfool"), ("l2", "cw"), ("l2", "ddn"), ("l2", "fmn"), ("l2", "deepfool"), ("l1", "ead"),

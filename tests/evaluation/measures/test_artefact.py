@@ -159,6 +159,7 @@ def test_a_method_that_puts_rules_on_layers_is_refused_for_a_graph_of_operators(
         robustcls.explain(rounded, data[0][:4], target=data[1][:4], method=method)
 
 
+@pytest.mark.slow
 def test_an_honest_int8_file_is_not_flagged(honest):
     record, checks = honest
     assert checks["artefact_masking"].status == "pass"

@@ -72,6 +72,7 @@ def test_linear_models_have_a_closed_form_in_every_norm(case):
         assert record.attack.startswith("sigma_zero(" if record.norm == "l0" else "fab_t(")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_samples_are_spread(case):
     net, judged = case
     one, two = (measure_minimum(*judged.on(net), n=10, batch_size=4, seed=1) for _ in range(2))
@@ -118,6 +119,7 @@ def test_an_attack_that_fails_is_recorded_and_the_others_go_on(case, monkeypatch
     assert len(found["l2"].distance) == 40
 
 
+@pytest.mark.slow
 def test_where_one_of_several_attacks_fails_the_others_decide(case, monkeypatch):
     net, judged = case
     failing = f"{__name__}:only_l2"
@@ -129,6 +131,7 @@ def test_where_one_of_several_attacks_fails_the_others_decide(case, monkeypatch)
     assert (record.distance, record.median) == (alone.distance, alone.median)
 
 
+@pytest.mark.slow
 def test_the_nearest_of_several_attacks_counts(case, monkeypatch):
     """With each alone no distance is smaller than with both."""
     net, judged = case

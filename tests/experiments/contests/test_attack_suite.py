@@ -269,6 +269,7 @@ def test_autoattack_and_single_on_a_model_from_code(tiny, tmp_path, capsys):
     assert max(len(line) for line in printed.out.splitlines() if str(tmp_path) not in line) <= 80
 
 
+@pytest.mark.slow
 def test_where_nobody_finishes_the_bench_says_why(tiny, tmp_path, capsys):
     status, written, printed = bench(tmp_path, capsys, "--model", "tinymodel:moody", "--rounds", "1")
     assert (status, written) == (2, None)
@@ -277,6 +278,7 @@ def test_where_nobody_finishes_the_bench_says_why(tiny, tmp_path, capsys):
     assert "not in a contest" in printed.err
 
 
+@pytest.mark.slow
 def test_other_weights_in_the_contestants_process_are_noticed(arena):
     assert "robust_accuracy" in arena("drawn").turn("pgd", "plain fp32 loop")
     assert "its process built other weights" in arena("other").turn("pgd", "plain fp32 loop")["error"]

@@ -100,6 +100,7 @@ def test_memory_does_not_grow_over_epochs_and_a_batch_kept_in_each_is_seen(how, 
     assert measured["val_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_contests_write_every_round(tmp_path, capsys):
     from robustcls.cli.main import main
 
@@ -128,6 +129,7 @@ def test_contests_write_every_round(tmp_path, capsys):
     assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
 
 
+@pytest.mark.slow
 def test_the_contest_explains_as_captum_does():
     from experiments.contests.explaining import captum_loop
     from robustcls.bench.explaining import our_maps

@@ -51,6 +51,7 @@ def run(model, inputs):
     return values[model.graph.output[0].name].numpy()
 
 
+@pytest.mark.slow
 def test_every_example_of_the_standard_comes_out_or_is_refused():
     right, refused, wrong = set(), [], []
     with numpy.errstate(all="ignore"):
