@@ -387,7 +387,7 @@ def test_a_bound_of_another_unit_is_refused(asked, words):
 def test_the_page_and_the_card_show_both_models(evaluation):
     text = shown_text(render([evaluation], policy=Policy(max_bytes=10**6)))
     for words in (
-        "What runs: the exported file",
+        "What runs",
         "all attacks (union)",
         "Difference, points",
         "100 clean images",
@@ -395,7 +395,7 @@ def test_the_page_and_the_card_show_both_models(evaluation):
     ):
         assert words in text, words
     card = model_card(evaluation)
-    assert "## What runs: the exported file" in card
+    assert "## What runs" in card
     assert "| all attacks (union) |" in card
     bare = replace(evaluation, artefact=Artefact(1000, 10))
     assert "because the original model was not given" in shown_text(render([bare]))

@@ -36,11 +36,7 @@ def _p99(found: Any) -> tuple[float, int] | None:
 MEASURE = Measure(
     text="comparison of the exported file with its original",
     order=60,
-    parts={
-        "artefact": Part(
-            35, "What runs: the exported file", "the model is not an exported file: robustcls export writes one"
-        )
-    },
+    parts={"artefact": Part(35, "What runs", "the model is not an exported file: robustcls export writes one")},
     thresholds={
         "max_artefact_drop": Threshold(
             "drop of clean accuracy from the original to the exported file",
