@@ -34,7 +34,9 @@ def measured(header: list[str], recipe: str) -> list[str]:
     if not named:
         own = [match[1] for line in header if (match := re.search(r"python experiments/([\w/]+)/table\.py", line))]
         for results in (f"reports/{own[-1]}/{file}.json" for file in ("results", recipe) if own):
-            if (ROOT / results).exists():
+            file = ROOT / results
+            # A results.json has rows of all recipes; one without a row has not been run yet.
+            if file.exists() and (file.stem == recipe or f'"{recipe}"' in file.read_text(encoding="utf-8")):
                 return ["in a table of its own", "", "", f"[JSON](../{results})"]
         return ["not measured yet", "", "", ""]
     evidence = ROOT / named[-1]

@@ -50,7 +50,7 @@ class Work:
     def plan(self, budget: Budget) -> Plan:
         """Return the costs of each candidate. Raises InputError if the time is too short or the folder has another choice."""
         asked = {
-            "candidates": [[name, *_options_of(one)] for name, one in self.candidates.items()],
+            "candidates": [[name, *_as_asked(one)] for name, one in self.candidates.items()],
             "minutes": self.options.minutes,
             "seed_noise": self.options.seed_noise,
             "learning_curve": self.options.learning_curve,
@@ -155,7 +155,7 @@ def _check_time(options: ChooseConfig, contenders: Sequence[Contender], budget: 
         )
 
 
-def _options_of(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
+def _as_asked(candidate: Candidate) -> tuple[dict[str, Any], list[str]]:
     return {name: value for name, value in asdict(candidate.config).items() if value is not None}, sorted(
         candidate.given
     )

@@ -24,9 +24,9 @@ def first_rise(epochs: Sequence[Epoch]) -> str:
 
 def risen_loss(epochs: Sequence[Epoch]) -> str:
     """Return a sentence if the training loss of the last epoch is far above the lowest earlier one, else ""."""
-    *before, last = epochs
-    if not before:
+    if len(epochs) < 2:
         return ""
+    *before, last = epochs
     low = min(before, key=lambda one: one.train_loss)
     if last.train_loss - low.train_loss <= RISE * abs(before[0].train_loss):
         return ""

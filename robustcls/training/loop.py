@@ -160,7 +160,7 @@ def _warn(run: Run) -> str:
     history, row, epochs = run.state.history, run.state.history[-1], run.config.epochs
     _, end = run.state.ramp or (0.0, 0.0)
     comparable = [one for one in history if one.epoch - 1 >= end * epochs]  # while the radius grows, so does the loss
-    rise = risen_loss(comparable) if comparable else ""
+    rise = risen_loss(comparable)
     half, over = row.epoch == (epochs + 1) // 2, row.epoch == epochs or run.state.stopped
     warnings = [
         few_updates(run.state.num_batches, epochs) if len(history) == 1 else "",
