@@ -104,7 +104,7 @@ def conclude(run) -> None:
     warnings = [
         run.state.stopped and f"stopped: {run.state.stopped}",
         few_updates(run.state.num_batches, run.config.epochs),
-        first_rise(run.state.history),
+        first_rise(run.state.settled_epochs),
         at_chance(run.state.history, run.chance, adversarial=adversarial),
         adversarial and robust_overfitting(run.state.history, run.chance),
     ]

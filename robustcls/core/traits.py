@@ -24,6 +24,7 @@ class Traits:
     unlabelled: bool = False  # of an objective: also learns from images without labels
     makes_examples: bool = False  # of a step: computes adversarial images itself, in place of the inner attack
     diverges: str = ""  # of an objective: specific advice if its loss is no longer finite
+    settles: tuple[str, ...] = ()  # of an objective: options whose sum is the share of the run in which its loss changes
     reference: bool = False  # of a loss: compares with reference logits N,K instead of labels
 
 
@@ -55,6 +56,12 @@ def takes_target(attack: Callable[..., Any]) -> bool:
     """Whether an attack accepts target classes N as a keyword `target`. Options of specs do not count, as of `patch`."""
     parameter = inspect.signature(attack).parameters.get("target")
     return parameter is not None and (parameter.annotation is parameter.empty or "Tensor" in str(parameter.annotation))
+
+
+def settled(objective: Callable[..., Any]) -> float:
+    """Return the share of the run after which the losses of two epochs can be compared (see Traits.settles)."""
+    parameters = inspect.signature(objective).parameters  # with the bound options of a partial as defaults
+    return sum(float(parameters[name].default) for name in traits_of(objective).settles)
 
 
 def takes(attack: Callable[..., Any], option: str) -> bool:

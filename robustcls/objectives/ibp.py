@@ -18,7 +18,8 @@ _traced: WeakKeyDictionary[nn.Module, fx.GraphModule] = WeakKeyDictionary()
 
 @traits(
     diverges="bounds grow with every layer: ibp is for small networks such as cnn4, where a longer warmup or a smaller alpha "
-    "may help"
+    "may help",
+    settles=("warmup", "ramp"),
 )
 def ibp(
     model: nn.Module,

@@ -158,13 +158,11 @@ def _warn(run: Run) -> str:
     Each warning is given once, except the one about accuracy at chance level, which may come half-way and at the end.
     """
     history, row, epochs = run.state.history, run.state.history[-1], run.config.epochs
-    _, end = run.state.ramp or (0.0, 0.0)
-    comparable = [one for one in history if one.epoch - 1 >= end * epochs]  # while the radius grows, so does the loss
-    rise = risen_loss(comparable)
+    rise = risen_loss(run.state.settled_epochs)
     half, over = row.epoch == (epochs + 1) // 2, row.epoch == epochs or run.state.stopped
     warnings = [
         few_updates(run.state.num_batches, epochs) if len(history) == 1 else "",
-        rise if rise == first_rise(comparable) else "",
+        rise if rise == first_rise(run.state.settled_epochs) else "",
         at_chance(history, run.chance, adversarial=run.config.is_adversarial) if half or over else "",
     ]
     return "; ".join(filter(None, warnings))

@@ -17,7 +17,7 @@ from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
 from robustcls.core.threat import ThreatModel
-from robustcls.core.traits import takes, traits_of
+from robustcls.core.traits import settled, takes, traits_of
 from robustcls.models.checkpoint import load_weights
 from robustcls.models.transfer import freeze, keep_frozen_in_eval
 from robustcls.results.records import Epoch
@@ -224,6 +224,12 @@ class TrainState:
     def halves_attack(self) -> bool:
         """Whether a rollback halves the attack's step size; otherwise it halves the learning rate."""
         return self.inner is not None and "step_size" in self.inner.parameters
+
+    @property
+    def settled_epochs(self) -> list[Epoch]:
+        """The epochs whose losses can be compared. While a radius of the loss grows, so does the loss."""
+        begin = max((self.ramp or (0.0, 0.0))[1], settled(self.objective))
+        return [one for one in self.history if one.epoch - 1 >= begin * self.config.epochs]
 
     @property
     def eval_model(self) -> Classifier:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from robustcls.core.errors import InputError
+from robustcls.results.learning import first_rise
 from robustcls.results.records import Epoch
 from robustcls.training.config import TrainConfig, parse_ramp
 from robustcls.training.loop import _warn
@@ -105,3 +106,4 @@ def test_a_loss_that_rises_with_the_radius_is_no_warning(ramp, losses, warned, m
         run.state.history.append(Epoch(number, 0.1, loss, None, None, None, None, None, 1.0, 1.0))
         epochs += [number] if "the training loss rose" in _warn(run) else []
     assert epochs == warned
+    assert bool(first_rise(run.state.settled_epochs)) == bool(warned)  # what the end of a run says

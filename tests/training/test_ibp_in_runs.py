@@ -5,6 +5,7 @@ import torch
 
 from robustcls.core.errors import InputError
 from robustcls.core.objective import Loss
+from robustcls.results.records import Epoch
 from robustcls.training.loop import fit
 from robustcls.training.rehearsal import rehearse
 from tests.helpers.tiny_run import SMALL, first_batch
@@ -61,6 +62,15 @@ def test_where_the_loss_is_no_number_ibp_says_what_helps_beside_the_learning_rat
     with pytest.raises(InputError, match=r"lower `lr` or give `clip=1`") as refused:
         fit(run)
     assert ("small networks such as cnn4, where a longer warmup or a smaller alpha" in str(refused.value)) == says
+
+
+def test_losses_are_compared_once_the_bounds_have_their_full_radius(make_run):
+    run = make_run(**{**IBP, "epochs": 10})
+    run.state.history = [Epoch(n, 0.1, 1.0, None, None, None, None, None, 1.0, 1.0) for n in range(1, 11)]
+    assert [one.epoch for one in run.state.settled_epochs] == [8, 9, 10]  # 0.2 of the run and 0.5 of it
+    other = make_run(**{**IBP, "objective": "ibp(warmup=0.1, ramp=0)", "epochs": 10})
+    other.state.history = run.state.history
+    assert [one.epoch for one in other.state.settled_epochs] == list(range(2, 11))
 
 
 def test_the_radius_of_bounds_does_not_follow_that_of_the_attack(make_run):
