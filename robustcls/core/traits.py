@@ -24,7 +24,9 @@ class Traits:
     unlabelled: bool = False  # of an objective: also learns from images without labels
     makes_examples: bool = False  # of a step: computes adversarial images itself, in place of the inner attack
     diverges: str = ""  # of an objective: specific advice if its loss is no longer finite
-    settles: tuple[str, ...] = ()  # of an objective: options whose sum is the share of the run in which its loss changes
+    settles: tuple[
+        str, ...
+    ] = ()  # of an objective: options whose sum is the share of the run in which its loss changes
     reference: bool = False  # of a loss: compares with reference logits N,K instead of labels
 
 

@@ -1,6 +1,5 @@
 """Check whether attacks contradict certificates: adversarial examples inside a certified radius. Needs no PyTorch."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,6 @@ CHANCE = (
     0.001  # probability that the check fails by chance, because smoothing certificates hold only with a probability
 )
 NO_ANSWER = -1  # result of a vote that is too close
-_COUNTED = re.compile(r"(\d+) of \d+ certified samples are ")  # beginning of a message about contradictions
 WITHOUT = (
     "their examples are not available, so the vote cannot be repeated with more draws: certify first, then attack with the "
     "same `out`, or give the examples"
@@ -120,7 +118,7 @@ def check_of(
         summary = (
             f"no attack broke one of the {proven} certified samples inside its radius ({record.method}, {record.norm})"
         )
-        return Check(CHECK, "pass", 0.0, float(_limit(record, 0)), summary)
+        return Check(CHECK, "pass", 0.0, float(_limit(record, 0)), summary, 0)
     example = next((f", such as {one}" for one in found.values()), "")
     how = "misclassified by few draws" if record.method == "smoothing" else "broken"
     summary = f"{len(found) + more} of {proven} certified samples are {how} inside their radius{example}"
@@ -128,7 +126,7 @@ def check_of(
     if record.method == "smoothing":
         return _by_votes(evaluation, record, found, more, answers or {}, summary)
     advice = "bounds hold for certain, so either these certificates or these examples are wrong: trust neither number"
-    return Check(CHECK, "fail", float(len(found) + more), 0.0, f"{summary}; {advice}")
+    return Check(CHECK, "fail", float(len(found) + more), 0.0, f"{summary}; {advice}", len(found) + more)
 
 
 def _by_votes(
@@ -174,10 +172,11 @@ def _by_votes(
         )
     if wrong > limit:
         parts.append("the certificates are false: trust neither number")
-        return Check(CHECK, "fail", float(wrong), float(limit), "; ".join(parts))
+        return Check(CHECK, "fail", float(wrong), float(limit), "; ".join(parts), len(found) + more)
     small = too_low <= max(1, 0.01 * total)
     status = "pass" if small and not wrong and not unknown else "warn"
-    return Check(CHECK, status, None if unknown else float(wrong), float(limit), "; ".join(parts))
+    measured = None if unknown else float(wrong)
+    return Check(CHECK, status, measured, float(limit), "; ".join(parts), len(found) + more)
 
 
 def _limit(record: Certified, asked: int) -> int:
@@ -215,7 +214,7 @@ def with_check(evaluation: Evaluation) -> Evaluation:
     check = check_of(evaluation, contradictions(evaluation))
     assert check is not None
     if earlier is not None:
-        counted, known = _counted(check), _counted(earlier)
+        counted, known = check.found or 0, earlier.found or 0
         if counted <= known and not (record.method == "bounds" and check.status == "fail"):
             return evaluation
         if counted > known:
@@ -225,12 +224,6 @@ def with_check(evaluation: Evaluation) -> Evaluation:
     updated = replace(evaluation)
     put(updated, check)
     return updated
-
-
-def _counted(check: Check) -> int:
-    """Return the number of contradictions in the message of a check."""
-    number = _COUNTED.match(check.message)
-    return int(number[1]) if number else 0
 
 
 def broken_proof(evaluation: Evaluation) -> str:

@@ -72,6 +72,7 @@ class Check:
     measured: Number | None
     threshold: Number | None
     message: str
+    found: Count | None = None  # number of samples with what the check looks for, if it counts them
 
 
 @dataclass

@@ -167,23 +167,22 @@ def test_a_loaded_evaluation_is_held_to_its_records():
     assert contradicted(with_check(failed))
     smooth = attacked(smoothing({9: 0.05}))
     assert [one.status for one in with_check(smooth).checks if one.id == CHECK] == ["warn"]
-    put(smooth, Check(CHECK, "pass", 0.0, 0.0, "1 of 1 certified samples are misclassified by few draws"))
+    put(smooth, Check(CHECK, "pass", 0.0, 0.0, "one that a vote refuted", 1))
     assert with_check(smooth) is smooth
 
 
 def test_records_that_show_more_than_the_stored_check_are_judged_anew():
     """As after an edit of counts and radii that fits: what was asked again is about fewer."""
-    stored = "1 of 10 certified samples are misclassified by few draws inside their radius; the vote is wrong for 0"
     smooth = attacked(smoothing(dict.fromkeys(range(10), 0.05)))
     for status, measured in (("pass", 0.0), ("warn", 0.0), ("fail", 9.0)):
-        put(smooth, Check(CHECK, status, measured, 1.0, stored))
+        put(smooth, Check(CHECK, status, measured, 1.0, "the vote is wrong for 0", 1))
         [check] = [one for one in with_check(smooth).checks if one.id == CHECK]
         assert check.status == ("fail" if status == "fail" else "warn"), "a failure stays one"
         assert "2 of 10 certified samples" in check.message
         assert check.message.endswith("the check in the file accounts for 1 of these")
-    put(smooth, Check(CHECK, "pass", 0.0, 1.0, stored.replace("1 of", "3 of")))
+    put(smooth, Check(CHECK, "pass", 0.0, 1.0, "the vote is wrong for 0", 3))
     assert with_check(smooth) is smooth, "it knows of examples that no record has"
-    put(smooth, Check(CHECK, "pass", 0.0, 1.0, "no attack broke one of the 10 certified samples inside its radius"))
+    put(smooth, Check(CHECK, "pass", 0.0, 1.0, "no attack broke one of the 10 certified samples inside its radius", 0))
     assert with_check(smooth).checks[-1].status == "warn"
 
 
