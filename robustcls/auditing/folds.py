@@ -25,6 +25,7 @@ from robustcls.training.recipe import configure
 from robustcls.training.train import train
 
 AT_ONCE = 512  # images that are predicted at a time
+MIXING = "mixup"  # on top of the augmentation; a model that is trained on mixed labels memorises fewer wrong ones
 FORBIDDEN = {  # options that a recipe must not set; images without labels could be copies of held-out images
     "data", "arch", "adv", "objective", "step", "minutes", "epochs", "out", "limit_train", "seed", "unlabelled",
     "pseudo_labels",
@@ -119,7 +120,8 @@ def out_of_fold(
 def fold_options(config: AuditConfig, number: int = 0) -> tuple[TrainConfig, set[str]]:
     """Return the training options of a fold's model, and the names of those that are not adapted to the number of images.
 
-    Raises InputError if the recipe sets an option that the audit sets itself.
+    Unless the recipe sets `augment`, images are also mixed, because mixup reduces the memorisation of wrong labels (Zhang et
+    al. 2018, arXiv:1710.09412). Raises InputError if the recipe sets an option that the audit sets itself.
     """
     recipe = read_toml(config.recipe, "`recipe`") if config.recipe else {}
     if taken := sorted(FORBIDDEN & recipe.keys()):
@@ -127,7 +129,10 @@ def fold_options(config: AuditConfig, number: int = 0) -> tuple[TrainConfig, set
     named = ("data", "arch", "norm", "eps", "device", "precision", "batch_size", "epochs")
     given = {name: value for name in named if (value := getattr(config, name)) is not None}
     plain = {"adv": "none", "val_attack": "none", "quiet": True, "seed": mix(config.seed, number)}
-    return configure(given | plain, recipe), {*given, *recipe}
+    options = configure(given | plain, recipe)
+    if "augment" not in recipe:
+        options.augment = MIXING if options.augment == "none" else f"{options.augment}+{MIXING}"
+    return options, {*given, *recipe}
 
 
 def train_on(

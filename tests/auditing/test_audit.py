@@ -193,7 +193,7 @@ def test_images_from_python_are_not_trained_on_by_the_recipe_of_digits(digits, c
     for data in (None, "digits"):
         with pytest.raises(InputError, match="seen"):
             audit_data(replace(config, data=data), digits)
-    assert seen == [("python", "crop_flip"), ("digits", "none")]
+    assert seen == [("python", "crop_flip+mixup"), ("digits", "mixup")]
 
 
 def test_duplicates_under_two_labels_come_first(digits, config):

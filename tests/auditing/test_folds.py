@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from robustcls.auditing.config import AuditConfig
 from robustcls.auditing.duplicates import Group
-from robustcls.auditing.folds import Mirrored, divide, probabilities_of
+from robustcls.auditing.folds import Mirrored, divide, fold_options, probabilities_of
 
 
 @pytest.mark.parametrize("folds", [2, 3, 4])
@@ -43,3 +44,21 @@ def test_the_mean_over_an_image_and_its_mirror_image(digits):
         one, other = net(x).softmax(1), net(x.flip(3)).softmax(1)
     assert torch.allclose(probabilities_of(net, images), one)
     assert torch.allclose(probabilities_of(Mirrored(net), images), (one + other) / 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "augment"),
+    [
+        ("digits", "", "mixup"),
+        ("cifar10", "", "crop_flip+mixup"),
+        ("cifar10", 'augment = "cutout"', "cutout"),
+        ("digits", 'augment = "none"', "none"),
+    ],
+)
+def test_fold_models_are_trained_on_mixed_images_unless_the_recipe_sets_the_augmentation(
+    data, recipe, augment, tmp_path
+):
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe, encoding="utf-8")
+    options, _ = fold_options(AuditConfig(data=data, recipe=str(file)))
+    assert options.augment == augment
