@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robustcls.cli.console import markdown
-from robustcls.results.statistics import student_interval
+from robustcls.cli.console import by_seed, difference_by_seed, markdown
 
 RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_labels" / "results.json"
 WORDS = {
@@ -40,24 +39,15 @@ def table(rows: list[dict[str, Any]]) -> str:
                 more.append(shares[name, seed, "robust"] - alone)
                 if whole is not None and name != "all":
                     gap.append((shares[name, seed, "robust"] - alone) / (whole - alone))
-        cells = [each(clean), each(robust), with_interval(more), f"{statistics.mean(gap):.2f}" if gap else ""]
+        cells = [
+            by_seed(clean),
+            by_seed(robust),
+            difference_by_seed(more),
+            f"{statistics.mean(gap):.2f}" if gap else "",
+        ]
         lines.append([words, *cells])
     head = ["Trained on", "Clean %", "Robust %, `fast`", "To 4,000 labels, points", "Share of the gap to 48,000"]
     return markdown(head, lines)
-
-
-def each(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
-
-
-def with_interval(values: list[float]) -> str:
-    """Format the mean with its 95% interval over the seeds, by Student's t."""
-    if not values:
-        return ""
-    if len(values) == 1:
-        return f"{values[0]:+.1f}"
-    mean, (low, high) = student_interval(values)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def about(rows: list[dict[str, Any]]) -> str:
@@ -71,7 +61,7 @@ def about(rows: list[dict[str, Any]]) -> str:
             for row in teachers
             if row["row"] == name
         ]
-        said += [f"{words} correct: {each(right)} %"] if right else []
+        said += [f"{words} correct: {by_seed(right)} %"] if right else []
     checks = sorted({f"{row['row']}: {name}" for row in students for name in row["checks"]})
     return "; ".join([*said, *([f"self-checks that warn: {', '.join(checks)}"] if checks else [])]) + "."
 

@@ -4,13 +4,11 @@ python experiments/few_parameters/table.py [results.json]
 """
 
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-from robustcls.cli.console import markdown
-from robustcls.results.statistics import student_interval
+from robustcls.cli.console import by_seed, difference_by_seed, markdown
 
 RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_parameters" / "results.json"
 WORDS = {
@@ -40,7 +38,8 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
                 f"{count:,.0f} ({count / whole_model:.1%})" if whole_model else f"{count:,.0f}" if count else "all"
             )
             speed, memory = (f"{cost[name]:,.0f}" if cost else "-" for name in ("images_per_second", "peak_memory_mb"))
-            lines.append([f"{images:,}", words, each(clean), each(robust), with_interval(more), trained, speed, memory])
+            cells = [by_seed(clean), by_seed(robust), difference_by_seed(more), trained, speed, memory]
+            lines.append([f"{images:,}", words, *cells])
     head = [
         "Images",
         "Trained",
@@ -60,20 +59,6 @@ def is_of(row: dict[str, Any], images: int, source: str, tune: str) -> bool:
 
 def share(row: dict[str, Any], what: str) -> float:
     return 100 * row[what]["correct"] / row[what]["total"]
-
-
-def each(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
-
-
-def with_interval(values: list[float]) -> str:
-    """Format the mean of paired differences with its 95% interval over the seeds, by Student's t."""
-    if not values:
-        return ""
-    if len(values) == 1:
-        return f"{values[0]:+.1f}"
-    mean, (low, high) = student_interval(values)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def about(rows: list[dict[str, Any]]) -> str:

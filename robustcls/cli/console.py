@@ -1,5 +1,6 @@
 """Printing: results go to stdout, progress and notes to stderr."""
 
+import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ import click
 from robustcls.cli.options import flags_of
 from robustcls.core.errors import as_flags
 from robustcls.core.progress import show_attacks
+from robustcls.results.statistics import student_interval
 
 if TYPE_CHECKING:
     from robustcls.results.records import Accuracy
@@ -88,6 +90,19 @@ def with_interval(accuracy: "Accuracy") -> str:
 
 def percent(accuracy: "Accuracy") -> str:
     return f"{accuracy.accuracy:6.1%}  {interval(accuracy.ci95)}  {accuracy.correct} of {accuracy.total}"
+
+
+def by_seed(values: Sequence[float]) -> str:
+    """Format the mean of several runs, and their values in brackets."""
+    return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+def difference_by_seed(values: Sequence[float]) -> str:
+    """Format the mean of paired differences with its 95% interval over the seeds, by Student's t; "" without values."""
+    if len(values) < 2:
+        return "".join(f"{value:+.1f}" for value in values)
+    mean, (low, high) = student_interval(values)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def progress(quiet: bool) -> Callable[..., Iterator[Any]]:

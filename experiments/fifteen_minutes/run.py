@@ -1,0 +1,152 @@
+"""Trains the recipe of base.toml with one change each, and attacks the models; finished rows are not repeated.
+
+python experiments/fifteen_minutes/run.py --data folder:cifar                       # all changes, three seeds
+python experiments/fifteen_minutes/run.py --data folder:cifar --rows base lr_0.2 --seeds 0
+python experiments/fifteen_minutes/run.py --data folder:cifar --epochs 8 --seeds 0 --out short.json      # shorter, to screen
+python experiments/fifteen_minutes/run.py --tiny --rows base silu --seeds 0 --out tiny.json            # seconds, on the digits
+
+The last epoch is evaluated, with `fast` on all test images. Changes that alter the cost of an image train for as many epochs as
+take the time of the base recipe: EPOCHS, from the rates that --costs measures on an otherwise idle machine (medians of dry
+runs, in turns). Runs are kept in --work; an interrupted run is resumed. The results are written to --out, one row per run.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustcls import Evaluation
+from robustcls.core.config import read_toml
+from robustcls.core.files import atomic_write
+from robustcls.core.provenance import commit
+
+HERE = Path(__file__).resolve().parent
+BASE = HERE / "base.toml"
+RESULTS = HERE.parents[1] / "reports" / "fifteen_minutes" / "results.json"
+SILU = "vgg16(width=0.25, activation='silu')"
+CHANGES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "no_ramp": {"eps_ramp": None},
+    "long_ramp": {"eps_ramp": "0.3-0.6"},
+    "silu": {"arch": SILU},
+    "wider": {"arch": "vgg16(width=0.375)"},
+    "widest": {"arch": "vgg16(width=0.5)"},
+    "resnet": {"arch": "preact_resnet18(width=0.25)"},
+    "lr_0.2": {"lr": 0.2},
+    "lr_0.05": {"lr": 0.05},
+    "batch_64": {"batch_size": 64},
+    "smoothing_0.1": {"objective": "adversarial(label_smoothing=0.1)"},
+    "smoothing_0.3": {"objective": "adversarial(label_smoothing=0.3)"},
+    "crop_2": {"augment": "crop_flip(pad=2)"},
+    "ema": {"ema": 0.995},
+    "alp": {"objective": "alp(weight=10, label_smoothing=0.4)"},
+    "eps_9": {"eps": "9/255"},
+    "pgd_2": {"adv": "pgd(steps=2, step_size=5/255)"},
+    "fgsm": {"adv": "fgsm", "on_collapse": "ignore"},
+}
+EPOCHS: dict[str, int] = {}  # of changes that alter the cost of an image
+TINY = {
+    "data": "digits(size=8)", "eps": "0.1", "batch_size": 64, "val_n": 40, "augment": "none", "limit_train": 300, "epochs": 4,
+}  # fmt: skip
+TURNS = 5  # dry runs of a change for --costs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fifteen minutes of two cores: train and attack with one change each.")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--work", type=Path, default=Path("runs/fifteen_minutes"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=list(CHANGES), default=list(CHANGES))
+    parser.add_argument("--epochs", type=int, help="epochs of the base recipe, in place of those in base.toml")
+    parser.add_argument("--costs", action="store_true", help="only measure images per second")
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    if given.costs:
+        results = read(given.out)
+        results["costs"] = results.get("costs", {}) | costs(given)
+        write(results, given.out)
+        return
+    for seed in given.seeds:
+        for name in given.rows:
+            results = read(given.out)
+            if any((row["row"], row["seed"]) == (name, seed) for row in results["rows"]):
+                continue
+            print(f"seed {seed}, {name}", flush=True)
+            made = row_of(name, seed, given)
+            results["rows"].append(made)
+            write(results, given.out)
+            print({key: made[key] for key in ("clean", "robust")}, flush=True)
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
+
+
+def write(results: dict[str, Any], file: Path) -> None:
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def options(name: str, given: argparse.Namespace) -> list[str]:
+    """Return the flags of `train` for the base recipe with one change."""
+    base = read_toml(str(BASE), "base")
+    whole = EPOCHS.get(name, base["epochs"])
+    epochs = max(1, round(whole * given.epochs / base["epochs"])) if given.epochs else whole
+    chosen = base | {"data": given.data, "epochs": epochs} | (TINY if given.tiny else {}) | CHANGES[name]
+    return [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
+
+
+def row_of(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate the base recipe with one change."""
+    run = given.work / f"{name}-{seed}"
+    if (run / "last.pt").exists():
+        command("train", "--resume", run)
+    else:
+        command("train", *options(name, given), "--seed", seed, "--out", run)
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    evaluation = run / "evaluation.json"
+    if not evaluation.exists():
+        command("attack", "--model", run / "last.pt", "--suite", "fast", "--n", "all", "--resume", "--out", evaluation)
+    found = Evaluation.load(evaluation)
+    return {
+        "row": name,
+        "seed": seed,
+        "options": [one for one in options(name, given) if not one.startswith("--data=")],
+        "commit": commit(),
+        "epochs": {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)},
+        "events": [epoch["event"] for epoch in history if epoch.get("event")],
+        "clean": {"correct": found.clean.correct, "total": found.clean.total},
+        "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
+        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
+        "data_sha256": found.data.sha256,
+        "versions": found.provenance.versions,
+        "device": found.provenance.device,
+    }
+
+
+def costs(given: argparse.Namespace) -> dict[str, float]:
+    """Return training images per second with each change: medians over dry runs, with the changes in turns."""
+    rates: dict[str, list[float]] = {name: [] for name in given.rows}
+    for _ in range(TURNS):
+        for name in given.rows:
+            output = command("train", *options(name, given), "--out", given.work / "cost", "--dry-run", capture=True)
+            rates[name].append(float(re.search(r"^# speed {2,}([\d.,]+)", output, re.MULTILINE)[1].replace(",", "")))
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def command(*words: object, capture: bool = False) -> str:
+    """Run robustcls; exit with its status if it fails."""
+    arguments = [sys.executable, "-m", "robustcls", *map(str, words)]
+    done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE if capture else None)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout or ""
+
+
+if __name__ == "__main__":
+    main()
