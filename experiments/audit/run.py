@@ -4,8 +4,9 @@
     python experiments/audit/run.py train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
     python experiments/audit/run.py table              # prints the results, as Markdown
 
-Options: --config FILE.toml, --out DIR (reports/audit), --data SPEC, --objective standard|n_fgsm. Each step reads the
-output of the step before it; a step that is done is not repeated.
+Options: --config FILE.toml (noise.toml, or features.toml for an audit with a pretrained network), --out DIR
+(reports/audit/CONFIG), --data SPEC, --objective standard|n_fgsm. Each step reads the output of the step before it; a step that
+is done is not repeated.
 """
 
 import argparse
@@ -216,11 +217,12 @@ def main() -> None:
     parser.add_argument("arm", choices=ARMS, nargs="?", default="noisy")
     parser.add_argument("--objective", choices=OBJECTIVES, default="standard")
     parser.add_argument("--config", type=Path, default=HERE / "noise.toml")
-    parser.add_argument("--out", type=Path, default=ROOT / "reports" / "audit")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--data")
     given = parser.parse_args()
     config = tomllib.loads(given.config.read_text(encoding="utf-8"))
     spec = given.data or config["data"]
+    given.out = given.out or ROOT / "reports" / "audit" / given.config.stem
     given.out.mkdir(parents=True, exist_ok=True)
     if given.step == "table":
         print(table(config, given.out))

@@ -17,6 +17,7 @@ from robustcls.auditing.confident import Confident, find_label_errors
 from robustcls.auditing.config import AuditConfig
 from robustcls.auditing.duplicates import MOST, Group, find_duplicates
 from robustcls.auditing.folds import OutOfFold, check_folds, divide, fold_options, out_of_fold
+from robustcls.auditing.probe import probe_folds
 from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -73,8 +74,11 @@ def audit_data(
     inside = [part for group in groups if len((part := _first(group, len(images))).rows) > 1]
     fold = divide(images.labels, config.folds, config.seed, inside)
     check_folds(images, fold, config.folds)
-    predictions = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
-    if config.epochs is None and min(predictions.epochs) == 1:
+    if config.features:
+        predictions = probe_folds(images, fold, config, progress=progress)
+    else:
+        predictions = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
+    if config.epochs is None and 1 in predictions.epochs:
         notes.append(
             "the time was enough for only one epoch per fold: the predictions, and all results that use them, are unreliable"
         )
@@ -85,7 +89,7 @@ def audit_data(
         notes.append("the time was up before all images were attacked: give more `minutes`")
     issues = [_label_error(images, confident, row) for row in confident.ranked().tolist()]
     correct = int((predictions.probabilities.argmax(1) == images.labels).sum())
-    notes[:0] = _doubts(correct / len(images), len(issues) / len(images))
+    notes[:0] = _doubts(correct / len(images), len(issues) / len(images), config)
     duplicates = [_duplicates(splits, group) for group in groups]
     suggestions = _suggest(config.suggest, images, predictions, confident, issues, boundary, duplicates)
     for one in suggestions:
@@ -111,7 +115,8 @@ def audit_data(
         suggestions=suggestions,
         duplicates=duplicates,
         provenance=provenance,
-        arch=config.arch,
+        arch="" if config.features else config.arch,
+        features=config.features or "",
         epochs=list(predictions.epochs),
         attack=config.attack if attacked else "",
         attacked=attacked,
@@ -122,13 +127,14 @@ def audit_data(
     ), predictions  # fmt: skip
 
 
-def _doubts(accuracy: float, issues: float) -> list[str]:
+def _doubts(accuracy: float, issues: float, config: AuditConfig) -> list[str]:
     """Return a note if the models err so often that most label errors are probably their own. Both are shares of images."""
     if accuracy >= LEAST_ACCURACY and issues <= MOST_ISSUES:
         return []
+    advice = "more `minutes`, a better `arch`, a `recipe` or a pretrained network as `features`"
     return [
         f"the models predict {accuracy:.0%} of the labels and take {issues:.0%} for wrong: most of these are likely errors of "
-        "the models: give more `minutes`, a better `arch` or a `recipe`"
+        f"the models: give {'another network as `features`' if config.features else advice}"
     ]
 
 

@@ -20,6 +20,13 @@ class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
     arch: str = option(
         "vgg16(width=0.25)", "Architecture of the models (one model per fold).", metavar="SPEC", group="Model"
     )
+    features: str | None = option(
+        None,
+        "Pretrained network, such as torchvision/resnet18(size=128): fit a linear classifier on its features for each fold, "
+        "instead of training --arch. It must not have been trained on the audited labels.",
+        metavar="SPEC",
+        group="Model",
+    )
     folds: int = option(4, "Number of folds, 2 to 4. Each fold is predicted by a model trained on the other folds.")
     minutes: float = option(10.0, "Time for the whole audit, in minutes.")
     epochs: int | None = option(None, "Training epochs of each model, in place of --minutes.")
@@ -48,6 +55,9 @@ class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
 
     def __post_init__(self) -> None:
         low, high = FOLDS
+        if self.features and (self.epochs is not None or self.recipe):
+            name = "epochs" if self.epochs is not None else "recipe"
+            raise InputError(f"`{name}` is for training, and with `features` no network is trained: leave it out")
         if not low <= self.folds <= high:
             raise InputError(f"`folds={self.folds}` is out of range: give {low} to {high}")
         for name in ("limit_train", "epochs", "attack_n", "minimum_n", "suggest"):

@@ -29,7 +29,7 @@ def audit(data: Any, *, out: str | Path | None = None, progress: bool = False, *
         data: a spec, as for `load_data`; or images and labels, as for `train`.
         out: a new folder for audit.json, audit.html, issues.csv, suggest.csv and predictions.npz; None to write nothing.
         progress: show progress on stderr.
-        options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `suggest`.
+        options: the other options of `robustcls audit`, such as `minutes`, `folds`, `arch`, `features`, `suggest`.
 
     Returns:
         The record: `.issues`, the most suspicious first, with `.index` (the position in the training split), `.label`,

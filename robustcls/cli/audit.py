@@ -81,8 +81,9 @@ def correct(config: AuditConfig, decisions: str) -> None:
 def summarise(audit: "Audit") -> str:
     """Return the audit as text for a terminal."""
     names = audit.classes
+    how = f"features of {audit.features}" if audit.features else f"{'/'.join(map(str, audit.epochs))} epochs"
     lines = [
-        f"{audit.data.n} training images, {audit.folds} folds, {'/'.join(map(str, audit.epochs))} epochs: "
+        f"{audit.data.n} training images, {audit.folds} folds, {how}: "
         f"the models predict {with_interval(audit.accuracy)} of the labels",
         f"{len(audit.issues)} labels are probably wrong",
         *[_line(audit, one) for one in audit.issues[:SHOWN]],

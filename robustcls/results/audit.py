@@ -103,8 +103,9 @@ class Audit(JsonFile):
     suggestions: list[Finding]  # what a person should check next, in this order
     duplicates: list[Duplicates]
     provenance: Provenance
-    arch: str = ""  # architecture of the fold models
-    epochs: list[Integer] = field(default_factory=list)  # training epochs of each fold
+    arch: str = ""  # architecture of the fold models; "" for linear classifiers on `features`
+    features: str = ""  # pretrained network of linear fold models; "" for models that were trained from scratch
+    epochs: list[Integer] = field(default_factory=list)  # training epochs of each fold; empty for linear classifiers
     attack: str = ""  # attack on the fold models, for `pairs`; "" for none
     attacked: Count = 0  # number of attacked images
     minimum: str = ""  # the attack that measured distances; "" for none

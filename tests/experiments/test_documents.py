@@ -13,7 +13,9 @@ MACHINE = re.compile(
     r"^#.*(?:\bon|;) \w[^;\n]*[,;] torch \d", re.MULTILINE
 )  # on WHICH, torch 2.9; or: ; WHICH; torch 2.9
 RECIPES = [
-    path for path in sorted(EXPERIMENTS.rglob("*.toml")) if path.name not in ("policy.toml", "tree.toml", "noise.toml")
+    path
+    for path in sorted(EXPERIMENTS.rglob("*.toml"))
+    if path.name not in ("policy.toml", "tree.toml", "noise.toml", "features.toml")
 ]
 MEASURED = [path for path in RECIPES if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)]
 
