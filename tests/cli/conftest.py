@@ -84,7 +84,7 @@ def digits(split):
 
 @dataclass
 class Result:
-    """What a command gave back."""
+    """The exit status and output of a command."""
 
     status: int
     out: str
@@ -101,7 +101,7 @@ def run_main(*arguments) -> Result:
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch):
-    """Runs a command in an empty folder, where a user's code lies one up: status, out, err."""
+    """Return a function that runs a command in an empty folder; its parent folder holds the user's code."""
     (tmp_path / "my_plugins.py").write_text(CODE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "here").mkdir()

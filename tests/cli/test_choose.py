@@ -79,7 +79,7 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     ]
     import my_plugins
 
-    my_plugins.batches = -30  # past the rehearsals
+    my_plugins.batches = -30  # terminates after the rehearsals
     first = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
     assert first.status == 130, first.err
     assert "continue with the same command" in first.err

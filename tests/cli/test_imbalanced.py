@@ -189,7 +189,7 @@ def test_an_evaluation_made_earlier_says_no_more_than_it_knows(cli, tmp_path):
         available=5000,
         sampling="the first samples of each class in file order, taken in turn over the classes",
     )
-    one.samples = [sample for sample in one.samples if sample.label or sample.index < 60]  # unlike classes
+    one.samples = [sample for sample in one.samples if sample.label or sample.index < 60]  # unequal class sizes
     one.clean, one.robust = (
         type(one.clean).of(sum(s.label == s.clean for s in one.samples), len(one.samples)),
         type(one.robust).of(sum(s.label == s.clean == s.adversarial for s in one.samples), len(one.samples)),

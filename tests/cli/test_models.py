@@ -30,7 +30,7 @@ def onnx_file(home, tmp_path):
 
 @pytest.fixture
 def opaque_file(onnx_file, tmp_path):
-    """The same function, by an operator that its PyTorch graph lacks."""
+    """Return a file of the same function with an operator that the PyTorch twin lacks."""
     import onnx
 
     model = onnx.load(onnx_file)
