@@ -76,7 +76,7 @@ def test_the_figure_has_both_curves_and_the_sentence_the_bracket():
 
 def test_the_curve_that_is_drawn_is_a_lower_bound_at_every_radius():
     evaluation, draw = smoothed_bracket(), random.Random(0)
-    for one in evaluation.certified.samples:  # many radii, more than are drawn
+    for one in evaluation.certified.samples:  # more radii than the plot shows
         one.radius = draw.random() if one.predicted == one.label else 0.0
     for record in (evaluation.certified, bounded().certified):
         x, shares = _steps(record, 1.0)
@@ -160,7 +160,7 @@ def test_a_lower_bound_never_stands_beside_attacks_on_something_else(change, rea
     assert [row[:2] for row in rows_of(html, TABLE)] == [
         ["0", interval(70)], ["0.25", interval(55)], ["0.5", interval(40)], ["0.75", interval(0)],
     ]  # fmt: skip
-    assert all(len(row) == 3 for row in rows_of(html, TABLE)), "no attacked accuracy and no gap"
+    assert all(len(row) == 3 for row in rows_of(html, TABLE)), "there are no columns for attacks and gap"
     assert "attacked" not in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
     assert not any(one.tag == "img" for one in read(html))
