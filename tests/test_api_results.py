@@ -188,9 +188,9 @@ def test_training_says_which_threat_and_augmentation_it_took_for_data_without_a_
     assert "threat" not in line
     assert "`augment`" in line
     [line] = said(data=(images, labels), adv="none")
-    assert "threat" not in line, "nothing is trained against"
+    assert "threat" not in line, "clean training needs no threat model"
     assert said(data=(images, labels), eps=0.1, augment="none") == []
-    assert said(data="digits(size=8)", limit_train=60) == [], "its recipe knows"
+    assert said(data="digits(size=8)", limit_train=60) == [], "digits has a recipe"
     pixels = robustcls.data.images.Images((images * 255).byte(), labels, tuple("0123456789"), "mine", flip=False)
     [line] = said(data=(pixels, pixels), eps=0.1)
     assert "(shifts images)" in line
