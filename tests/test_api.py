@@ -1,4 +1,4 @@
-"""Every line of the Python section of the design, on a user's own module, which must be left unchanged."""
+"""Every call of the Python API, on a user's own module, which must be left unchanged."""
 
 import copy
 import functools
@@ -108,7 +108,7 @@ def without_generator(model, x, y, threat):
     return my_attack(model, x, y, threat)
 
 
-# The Python section of the design, as it is written there
+# The designed use of the Python API: one line for each kind of call, in the order in which a user makes them
 
 
 LINES = """

@@ -70,7 +70,7 @@ def test_one_attack_is_wanted_where_a_suite_is_none(trained, data):
         robustcls.evaluate(trained, *data, "linf:0.1", attacks=[my_attack], suite="fast")
 
 
-# What is refused, and how to do it
+# Refusals, which say how to do it
 
 
 def test_evaluate_aims_and_says_what_cannot(trained, data):

@@ -19,7 +19,7 @@ every_norm = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in
 
 @cache
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net in float64, so that no batch size affects rounding, with images that it classifies correctly."""
+    """Return a net in float64, so that the batch size does not affect rounding, and images that it classifies correctly."""
     torch.manual_seed(3)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 4)).double().eval()
     x = 0.2 + 0.6 * torch.rand(N, 3, 8, 8)

@@ -157,7 +157,7 @@ def test_confidence_is_a_margin(trained):
 
 
 class Brightness(nn.Module):
-    """Class 1 where the mean is above 0.3."""
+    """A model that predicts class 1 if the mean of the pixels is above 0.3."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((1, 2, 3))
@@ -165,7 +165,7 @@ class Brightness(nn.Module):
 
 
 class Roughness(nn.Module):
-    """Class 1 if neighbouring pixels differ little."""
+    """A model that predicts class 1 if neighbouring pixels differ little."""
 
     def forward(self, x: Tensor) -> Tensor:
         rough = x.diff(dim=3).abs().mean((1, 2, 3))
@@ -173,7 +173,7 @@ class Roughness(nn.Module):
 
 
 class Quarter(nn.Module):
-    """Class 1 where the upper left is darker than the lower right."""
+    """A model that predicts class 1 if the upper left is darker than the lower right."""
 
     def forward(self, x: Tensor) -> Tensor:
         gap = x[:, :, :2, :2].mean((1, 2, 3)) - x[:, :, -2:, -2:].mean((1, 2, 3))

@@ -53,7 +53,7 @@ def trained():
 
 @pytest.fixture(scope="module", params=POLES)
 def pair(request, trained):
-    """The model with non-finite gradients, its twin without, and images with the labels that both predict."""
+    """Return the model with non-finite gradients, its twin without, and images with the labels that both predict."""
     net, x = trained
     model, twin = (Seen(before, net).eval() for before in POLES[request.param])
     return model, twin, x, twin(x).argmax(1)

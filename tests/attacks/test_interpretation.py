@@ -28,7 +28,7 @@ LINF = ThreatModel("linf", 0.1)
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net with two ReLU layers and 60 test images, including misclassified ones."""
+    """Return a net with two ReLU layers, and 60 test images, some of them misclassified."""
     torch.manual_seed(0)
     net = deeper_net()
     x, y = fit_digits(net, epochs=4, noise=0.1)
@@ -61,7 +61,7 @@ def input_x_gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def coloured(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net of colour images with random weights, and its own labels."""
+    """Return a net for colour images with random weights, images, and the labels that the net gives them."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
     x = torch.rand(n, 3, 8, 8, generator=seeded())
@@ -73,7 +73,7 @@ def top_of(maps: Tensor) -> Tensor:
 
 
 def intersection(maps: Tensor, others: Tensor) -> float:
-    """The share of the top pixels that two stacks of maps have in common."""
+    """Return the share of the top pixels that two stacks of maps have in common."""
     one, other = top_of(maps), top_of(others)
     return (one[:, :, None] == other[:, None]).any(2).float().mean().item()
 
@@ -110,7 +110,7 @@ def test_the_labels_could_have_moved(trained):
 
 
 def test_a_ball_that_breaks_nearly_all_still_moves_maps_alone(trained):
-    """In this test every fourth iterate changes the label."""
+    """At this radius, every fourth iterate changes the label."""
     net, x, y = trained
     x_adv = interpretation(net, x, y, ThreatModel("linf", 0.3), steps=30, share=0.1, generator=seeded())
     assert torch.equal(predicted(net, x_adv), predicted(net, x))

@@ -1,4 +1,4 @@
-"""Masks and 8-bit examples: obeyed by the attacks that support them, verified, and refused by the others."""
+"""Masks and 8-bit examples: attacks that support them keep to them, which is verified; other attacks refuse them."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ def seeded(seed=0):
 
 
 def images(n=20):
-    """Images off the 8-bit grid, far enough from the edge of the box that no linf ball here reaches it."""
+    """Return images off the 8-bit grid, far enough from the edge of the box that no linf ball here reaches it."""
     return 0.2 + 0.6 * torch.rand(n, 2, 6, 6, generator=seeded())
 
 

@@ -17,7 +17,7 @@ BOX = ThreatModel("linf", 1)
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network, and the 300 first test images."""
+    """Return a network, and the first 300 test images with labels."""
     net = deeper_net()
     x, y = fit_digits(net, epochs=12)
     return net, x[:300], y[:300]

@@ -15,7 +15,7 @@ EPS = {"linf": 0.15, "l2": 0.8}
 
 @pytest.fixture(scope="module")
 def trained():
-    """A net trained briefly with noise, so that attacks break half of its correct samples, and 400 test images."""
+    """Return a net trained briefly with noise, so that attacks break half of its correct samples, and 400 test images."""
     net = deeper_net()
     x, y = fit_digits(net, epochs=12, noise=0.2)
     return net, x[:400], y[:400]

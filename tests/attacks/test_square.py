@@ -1,4 +1,4 @@
-"""Square Attack: random search inside ball and box, with forward passes alone."""
+"""Square Attack: random search inside ball and box, with forward passes only."""
 
 import pytest
 import torch

@@ -36,7 +36,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> Classifier:
-    """A model whose activations share no tensor and whose pooling windows do not overlap, so that captum alone is correct."""
+    """Return a model whose activations share no tensor and whose pooling windows do not overlap, so that captum is correct."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2)),

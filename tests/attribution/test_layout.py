@@ -72,7 +72,7 @@ class Tokens(nn.Module):
 
 
 def by_hand(model: nn.Module, layer: str, x: Tensor, to_grid) -> Tensor:
-    """GradCAM by hooks and one gradient; to_grid brings the layer's output to N,C,H,W."""
+    """Return GradCAM computed with hooks and one gradient; to_grid brings the output of the layer to N,C,H,W."""
     kept: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     logits = model(x.clone().requires_grad_())

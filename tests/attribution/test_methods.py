@@ -23,7 +23,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def model() -> Classifier:
-    """A small network whose last convolution has a grid of 2x2, like VGG16's on 32x32."""
+    """Return a small network whose last convolution has a grid of 2x2, like that of VGG16 on 32x32."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), nn.MaxPool2d(4)),

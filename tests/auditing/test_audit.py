@@ -128,7 +128,7 @@ def test_says_why_a_split_is_not_searched(config):
 
 
 def unlike(split):
-    """Digits whose test images are larger."""
+    """Return digits whose test images are larger."""
     images = load_split("digits(size=8)", split).take(torch.arange(300))
     pixels = images.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3) if split == "test" else images.pixels
     return pixels, images.labels, images.classes

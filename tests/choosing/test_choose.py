@@ -151,7 +151,7 @@ def test_an_absurd_rate_goes_out_first(options, tmp_path):
 
 
 def tripwire(split):
-    """Digits whose test split cannot be read."""
+    """Return digits; reading the test split is an error."""
     from robustcls.data.sets.digits import digits
 
     if split == "test":

@@ -111,7 +111,7 @@ def cli(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""
+    """Return a folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""
     home = tmp_path_factory.mktemp("home")
     tiny = ("--data", "digits(size=8)", "--arch", "vgg16(width=0.1)", "--limit-train", 600, "--augment", "none")
     tiny += ("--epochs", 3, "--batch-size", 32, "--val-n", 40, "--eps", 0.06, "--device", "cpu")

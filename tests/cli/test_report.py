@@ -14,7 +14,7 @@ FAST = (
 
 @pytest.fixture
 def two(home, tmp_path):
-    """Two checkpoints in separate folders."""
+    """Return two checkpoints in separate folders."""
     for name in ("standard", "pgd"):
         (tmp_path / name).mkdir()
         shutil.copy(home / name / "ckpt.pt", tmp_path / name / "ckpt.pt")

@@ -105,7 +105,7 @@ print(json.dumps([sorted(direct - {"robustcls"}), heavy]))
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
-    """An artefact exported with its deployment files; no test changes it."""
+    """Return an artefact exported with its deployment files; no test changes it."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     model = Classifier(net, classes=("cat", "dog"), input_size=(3, 6, 6), arch="small")
     out = tmp_path_factory.mktemp("deploy") / "My model_2"

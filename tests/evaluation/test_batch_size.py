@@ -26,7 +26,7 @@ ATTACKS = [
 
 
 def net() -> nn.Module:
-    """A net in float64, so that no batch size affects rounding."""
+    """Return a net in float64, so that the batch size does not affect rounding."""
     return make_net().double()
 
 

@@ -117,7 +117,7 @@ def test_the_pace_is_measured_by_the_clock():
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Fake measures that take one second per sample, and record the number of samples."""
+    """Replace the measures by fakes that take as long as PACE predicts; return the clock and the numbers of samples."""
     clock, took = Clock(), {}
 
     def fake(one):

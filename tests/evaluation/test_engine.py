@@ -27,7 +27,7 @@ BOX = ThreatModel("linf", 1.0)
 
 
 class OutOfMemory(nn.Module):
-    """A model with memory for three images."""
+    """A model that has memory for three images."""
 
     def __init__(self) -> None:
         super().__init__()

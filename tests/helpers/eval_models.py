@@ -171,7 +171,7 @@ class Masked(nn.Module):
 
 
 class Bump(nn.Module):
-    """Two classes; the margin of the second is a function of the image's mean, or of its first pixel."""
+    """A model of two classes, where the margin of the second is a function of the image's mean, or of its first pixel."""
 
     def __init__(self, lead, pixel: bool = False) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from tests.helpers.sample_evaluation import sample_evaluation
 
 pytestmark = pytest.mark.browser
 
-# Either package carries axe-core's script; without one the accessibility test is skipped.
+# Both packages contain the script of axe-core. Without either, the accessibility test is skipped.
 AXE = {"axe_playwright_python": "axe.min.js", "axe_core_python": "axe.min.js"}
 
 

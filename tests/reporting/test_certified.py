@@ -178,7 +178,7 @@ def test_a_certificate_above_an_attack_is_said():
 
 
 def test_a_gap_below_zero_is_marked_in_the_table_by_class():
-    """Class 0 has ten samples; all are certified, and one of them is broken."""
+    """Class 0 has ten samples. All of them are certified, and some are broken."""
     for evaluation, word in ((smoothed_bracket(), "few draws"), (bounded(), "contradiction")):
         certain = next(one for one in evaluation.certified.samples if one.label == 0)
         some = [dataclasses.replace(certain, index=one.index) for one in evaluation.certified.samples if one.label == 0]

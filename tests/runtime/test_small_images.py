@@ -40,7 +40,7 @@ def by_hand(x, weight, bias):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Count the convolutions that ran as products."""
+    """Return a list that receives an entry for each convolution that runs as a product."""
     counted = []
     apply = small_images._Convolution.apply
     monkeypatch.setattr(small_images._Convolution, "apply", lambda *args: (counted.append(args), apply(*args))[1])

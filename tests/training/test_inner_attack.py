@@ -79,7 +79,7 @@ def test_a_model_without_a_twin_is_attacked_itself_and_left_as_it_was(make_run):
 
 @traits(reference=True)
 def squared(logits, reference):
-    """A divergence of the user's own."""
+    """A divergence defined by the user."""
     return (logits - reference).square().sum(1)
 
 

@@ -134,7 +134,7 @@ def test_without_options_or_a_run_there_is_nothing_to_train():
         train()
 
 
-# The process is left as it was
+# The process is unchanged
 
 
 def dropout_net(num_classes, input_size):

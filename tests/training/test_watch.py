@@ -233,6 +233,3 @@ def test_what_patience_says_does_not_hide_a_collapse(make_run):
     event = lines_of(run)[-1]["event"]
     assert "catastrophic overfitting" in event
     assert "no better epoch than 1" in event
-
-
-# Epochs by hand

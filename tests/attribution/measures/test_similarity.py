@@ -77,7 +77,7 @@ def test_a_tolerance_is_measured_from_both_sides() -> None:
 
 
 def _ssim_by_hand(a: np.ndarray, b: np.ndarray, size: int) -> float:
-    """Wang et al.'s formula, window by window."""
+    """Return SSIM by the formula of Wang et al., window by window."""
     side = min(a.shape)
     a, b = (gaussian_filter(m.astype(float) / np.abs(m).max(), side / 32) for m in (a, b))
     r = size // 2

@@ -22,7 +22,7 @@ def byte_images(n=6, c=3, h=20, w=24, low=0, high=256):
 def test_adjustments_equal_torchvisions(name, channels):
     x = byte_images(c=channels) / 255
     x[0] = 0.5
-    x[1, :, :5] = x[1, :1, :5]  # grey pixels have no hue
+    x[1, :, :5] = x[1, :1, :5]  # grey pixels, which have no hue
     factors = torch.tensor([-0.5, -0.3, 0.0, 0.1, 0.4, 0.5]) + (0.5 if name != "hue" else 0) * 2
     adjust, truth = getattr(F, f"adjust_{name}"), getattr(oracle, f"adjust_{name}")
     expected = torch.stack([truth(image, factor.item()) for image, factor in zip(x, factors, strict=True)])

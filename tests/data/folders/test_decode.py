@@ -1,4 +1,4 @@
-"""Images that are not plain 8-bit ones, and files that are no images."""
+"""Images that are not plain 8-bit ones, and files that are not images."""
 
 import os
 import zlib
@@ -42,7 +42,7 @@ def test_sixteen_bits_are_divided_by_257(tmp_path):
         Image.fromarray(values).save(root / "test" / "cat" / f"deep.{ending}")
     (root / "test" / "cat" / "deep.pgm").write_bytes(b"P5 6 4 65535\n" + values.astype(">u2").tobytes())
     images = folder(str(root), "test", size=None)
-    assert images.pixels.shape[1] == 1  # grey, as they all are
+    assert images.pixels.shape[1] == 1  # all images are grey
     root = tmp_path / "deep"
     for split in ("train", "test"):
         for name in ("cat", "dog"):

@@ -1,4 +1,4 @@
-"""ONNX files: their logits, and files that are no image classifiers."""
+"""ONNX files: their logits, and files that are not image classifiers."""
 
 import hashlib
 import sys

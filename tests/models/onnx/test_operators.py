@@ -30,7 +30,7 @@ class Body(nn.Module):
 
 
 def test_sizes_taken_from_the_batch(tmp_path):
-    """`x.view(x.size(0), -1)`, where the exporter picks a single number of a shape."""
+    """This is `x.view(x.size(0), -1)`, for which the exporter picks a single number from a shape."""
     net = Body(lambda h: h.relu().view(h.size(0), -1))
     path = export(net, tmp_path / "net.onnx")
     assert "Gather" in {one.op_type for one in onnx.load(path).graph.node}

@@ -1,4 +1,4 @@
-"""The folder written by `robustcls monitor DIR --write FOLDER`: Prometheus' own tools accept all of it."""
+"""The folder written by `robustcls monitor DIR --write FOLDER`: the tools of Prometheus accept all of it."""
 
 import json
 import re

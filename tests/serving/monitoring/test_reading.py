@@ -1,4 +1,4 @@
-"""Reading /metrics: histograms against closed forms, counters since an earlier reading, and what is no service."""
+"""Reading /metrics: histograms against closed forms, counters since an earlier reading, and addresses without a service."""
 
 import math
 
