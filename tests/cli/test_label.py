@@ -121,7 +121,7 @@ BAD = {
 
 @pytest.fixture
 def files(cli, home, tmp_path):
-    """Return files with pseudo-labels of the images that the teacher was not trained on, with the right and wrong classes."""
+    """Return two files with pseudo-labels of the images that the teacher was not trained on; one has wrong class names."""
     assert cli("label", "--model", home / "pgd" / "ckpt.pt", "--out", tmp_path / "l.npz", "--quiet").status == 0
     made = PseudoLabels.load(tmp_path / "l.npz")
     PseudoLabels(made.labels, made.confidence, tuple("abcdefghij"), made.images_sha256).save(tmp_path / "wrong.npz")

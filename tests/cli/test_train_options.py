@@ -235,7 +235,7 @@ def flags_of(values):
     return arguments
 
 
-@pytest.mark.parametrize("left_out", [("ema", "minutes", "tune"), ("swa", "minutes", "freeze")])  # exclude each other
+@pytest.mark.parametrize("left_out", [("ema", "minutes", "tune"), ("swa", "minutes", "freeze")])  # others exclude these
 def test_every_option_can_be_set_from_a_file_and_from_flags(left_out, tmp_path):
     assert VALUES.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
     values = {name: value for name, value in VALUES.items() if name not in left_out}

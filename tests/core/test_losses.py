@@ -113,7 +113,7 @@ def test_prob_margin_keeps_its_gradient_under_any_scale_of_the_logits(case, scal
     assert (grad.abs().amax(1) > 0.1).all()
     better = logits.detach().clone()
     better[torch.arange(len(y)), y] -= 1e-3 * scale
-    assert (prob_margin(better, y) > prob_margin(logits, y)).all(), "a small step changes the loss"
+    assert (prob_margin(better, y) > prob_margin(logits, y)).all(), "a small step increases the loss"
     if scale > 1:
         (lost,) = torch.autograd.grad(probability_gap(logits, y).float().sum(), logits)
         assert (lost.abs().amax(1) == 0).float().mean() > 0.5
