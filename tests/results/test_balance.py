@@ -29,7 +29,7 @@ metrics = pytest.importorskip("sklearn.metrics")
 
 
 def samples(*kinds):
-    """Return samples, each given as (label, clean, adversarial); a fourth number repeats a sample."""
+    """Return samples given as (label, clean, adversarial); a fourth number says how many of them."""
     whole = [kind[:3] for kind in kinds for _ in range(kind[3] if len(kind) > 3 else 1)]
     return [Sample(i, *kind, "pgd" if kind[1] == kind[0] != kind[2] else None, None) for i, kind in enumerate(whole)]
 

@@ -33,7 +33,7 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
 @pytest.mark.parametrize(
     ("minutes", "given", "epochs", "every"),
     [
-        (2.0, None, 33, 3),  # 0.9 s after 3.3 s: every third epoch, 3.6 s per epoch
+        (2.0, None, 33, 3),  # training takes 3.3 s, validation 0.9 s every third epoch
         (2.0, 1, 28, 1),
         (2.0, 9, 35, 9),
         (0.5, None, 7, 1),  # at least five of 7 or 8 epochs are validated, so all are

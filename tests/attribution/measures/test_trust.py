@@ -143,7 +143,7 @@ def test_likeness_is_split_by_label_and_beside_its_controls(model: nn.Module, at
 
 def test_noise_has_the_norms_of_the_attack_at_other_places(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, x_adv = attacked
-    inner = x * 0.7 + 0.15  # leaves room, so that noise with either sign may stay in [0, 1]
+    inner = x * 0.7 + 0.15  # so that the noise, or its negative, always stays in [0, 1]
     samples = select_samples(model, inner, y, inner + (x_adv - x))
     made, again = (benign_noise(samples.x, samples.x_adv, 0) for _ in range(2))
     noise, delta = made - samples.x, samples.x_adv - samples.x

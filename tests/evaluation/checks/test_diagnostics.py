@@ -278,7 +278,7 @@ def test_the_same_probe_each_time(net, batch):
 
 
 def test_the_cascade_sees_through_large_logits(net, batch):
-    """STRONG uses ratios of logits, which do not depend on their scale."""
+    """The second attack of STRONG uses ratios of logits, which do not depend on their scale."""
     huge = Masked(net, after=lambda logits: 1e6 * logits)
     assert robust(huge, batch, LINF, "pgd") > 0.9, "the gradient of cross-entropy vanishes"
     assert robust(huge, batch, LINF, *STRONG) == pytest.approx(robust(net, batch, LINF, *STRONG), abs=0.03)
