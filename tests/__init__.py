@@ -1,1 +1,1 @@
-"""The tests, a package so that its helpers are imported as tests.helpers.NAME."""
+"""The tests; they are a package so that helpers can be imported as tests.helpers.NAME."""

@@ -16,7 +16,7 @@ def _same_random_numbers():
 
 @pytest.fixture(scope="session")
 def tiny_images():
-    """Training and validation images by `limit_train`, read once."""
+    """Return training and validation images by `limit_train`, which are read once."""
     return {limit: load_training_data(TINY["data"], limit_train=limit) for limit in (160, 500, 1000)}
 
 

@@ -1,4 +1,4 @@
-"""Every line of the Python section of the design, on a user's own module, which must be left unchanged."""
+"""Every call of the Python API, on a user's own module, which must be left unchanged."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ EPS = 0.1
 
 
 class Net(nn.Module):
-    """Tells modes apart by batch norm and dropout, and keeps a count in a buffer."""
+    """A network in which train and eval mode differ, with a buffer that counts passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def data():
 
 @pytest.fixture
 def model(data):
-    """In train mode, with gradients left behind and one parameter that takes none."""
+    """Return a model in train mode, with gradients left behind and one parameter that requires none."""
     torch.manual_seed(0)
     net = Net()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
@@ -59,7 +59,7 @@ def model(data):
 
 
 def state(model):
-    """All that a call must leave as it was: of the module, of random streams, of global settings."""
+    """Return everything that a call must leave unchanged: in the module, the random generators and the global settings."""
     return {
         "tensors": {name: value.clone() for name, value in model.state_dict().items()},
         "same": [id(value) for value in (*model.parameters(), *model.buffers())],
@@ -88,14 +88,14 @@ def assert_same(now, before):
 
 @pytest.fixture
 def untouched(model):
-    """Checks at the end of the test that the model, and the process, are as they were."""
+    """Check at the end of the test that the model and the process are unchanged."""
     before = state(model)
     yield
     assert_same(state(model), before)
 
 
 def my_attack(model, x, y, threat, *, steps=3, generator=None):
-    """Sign steps from the image itself."""
+    """Take steps of steepest ascent from the image itself."""
     from robustcls.core.gradients import input_gradient
 
     x_adv = x
@@ -108,7 +108,7 @@ def without_generator(model, x, y, threat):
     return my_attack(model, x, y, threat)
 
 
-# The Python section of the design, as it is written there
+# The designed use of the Python API: one line for each kind of call, in the order in which a user makes them
 
 
 LINES = """
@@ -128,7 +128,7 @@ robustcls.report(result, "report.html")
 
 
 def squares(split: str, *, data_dir: str | None = None) -> Images:
-    """Stands in for CIFAR-10: the class is where a bright square lies."""
+    """A stand-in for CIFAR-10, where the class is the position of a bright square."""
     labels = torch.arange(40) % 10
     pixels = torch.full((40, 3, 32, 32), 40, dtype=torch.uint8)
     for image, label in zip(pixels, labels.tolist(), strict=True):
@@ -173,8 +173,8 @@ def test_evaluate_takes_any_iterable_of_batches_and_text_for_the_threat(model, d
     images, labels = data
     whole = robustcls.evaluate(model, images, labels, ThreatModel("linf", EPS), attacks=["fgsm"])
     dataset = TensorDataset(images, labels)
-    loader = DataLoader(dataset, batch_size=7, generator=torch.Generator())  # it draws a seed whenever it is read
-    by_place = robustcls.evaluate(model, dataset, "linf:8/255", attacks=["fgsm"])  # a threat in the place of the labels
+    loader = DataLoader(dataset, batch_size=7, generator=torch.Generator())  # draws a seed at each pass
+    by_place = robustcls.evaluate(model, dataset, "linf:8/255", attacks=["fgsm"])  # threat given by position
     assert by_place.threat.eps_text == "8/255"
     for given in (loader, dataset, [(images[:5], labels[:5]), (images[5:], labels[5:])]):
         found = robustcls.evaluate(model, given, threat=f"linf:{EPS}", attacks=["fgsm"])
@@ -345,7 +345,7 @@ def test_attack_takes_a_spec_or_a_function(model, data):
 
 
 def towards(model, x, y, threat, *, target=None, generator=None):
-    """An attack that says what it was asked: the target as a grey level."""
+    """An attack that returns the target as a grey level."""
     return (x * 0 if target is None else target.view(-1, 1, 1, 1) / 100).expand_as(x)
 
 
@@ -362,7 +362,7 @@ def test_a_target_is_a_class_for_all_or_for_each_or_a_rule(model, data):
     aimed = labels != 3
     assert (asked(3)[aimed] == 3).all()
     kept = robustcls.attack(model, images, labels, "linf:1", towards, target=3)
-    assert torch.equal(kept[~aimed], images[~aimed]), "what is of that class already is left as it is"
+    assert torch.equal(kept[~aimed], images[~aimed]), "images of the target class are unchanged"
     each = (labels + 1) % 10
     assert torch.equal(asked(each), each)
     assert torch.equal(asked(each.tolist()), each)
@@ -455,7 +455,7 @@ def test_train_takes_a_spec_a_function_or_a_loader_and_goes_on(tmp_path):
     assert seen["b"] == seen["c"]
     assert seen["b"][1:] == ("0.5", "0.25")
     again = robustcls.train(resume=tmp_path / "c", data=loader, arch=tiny)
-    assert again.history == run.history, "it was finished"
+    assert again.history == run.history, "the resumed run was already finished"
 
 
 def test_the_recipe_of_the_data_set_comes_before_the_defaults_and_after_what_is_given(tmp_path):

@@ -70,7 +70,7 @@ def test_one_attack_is_wanted_where_a_suite_is_none(trained, data):
         robustcls.evaluate(trained, *data, "linf:0.1", attacks=[my_attack], suite="fast")
 
 
-# What is refused, and how to do it
+# Refusals, which say how to do it
 
 
 def test_evaluate_aims_and_says_what_cannot(trained, data):
@@ -98,7 +98,7 @@ def own_map(model, x, target):
     return x
 
 
-# What an attack gives back
+# What an attack returns
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_leaves_ball_or_box_is_said_with_how_many_and_how_far(trained, data
 
 
 def vandal(model, x, y, threat, *, generator=None):
-    """Writes wherever it can."""
+    """An attack that writes to the model wherever it can."""
     model.train()
     model(x)
     with torch.enable_grad():
@@ -203,7 +203,7 @@ def test_an_attack_that_writes_to_the_model_leaves_it_bit_for_bit(model, data, l
     assert {key: now[key] for key in ("same", "flags", "modes")} == {
         key: before[key] for key in ("same", "flags", "modes")
     }
-    assert after.attacks[0].broken == 0, "the model as it was is the judge"
+    assert after.attacks[0].broken == 0, "success is judged by the unchanged model"
     assert after.clean == plain.clean
     assert after.robust.correct == plain.robust.correct
     assert torch.equal(alone, robustcls.attack(model, *data, "linf:0.1", "pgd(steps=2)"))

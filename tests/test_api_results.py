@@ -95,7 +95,7 @@ def test_examples_have_a_type(result):
     assert any(node.module == "robustcls.evaluation.examples" for node in imported)
 
 
-# Images in whatever form
+# Accepted forms of images
 
 
 def test_numpy_arrays_are_taken_as_they_are(model, data):
@@ -164,7 +164,7 @@ def test_what_the_message_says_of_numpy_images_works(model, data):
     assert robustcls.explain(model, made, method="saliency").shape == (30, 1, 8, 8)
 
 
-# What training assumes
+# Defaults of training that are reported
 
 
 def test_training_says_which_threat_and_augmentation_it_took_for_data_without_a_recipe(tmp_path):
@@ -188,9 +188,9 @@ def test_training_says_which_threat_and_augmentation_it_took_for_data_without_a_
     assert "threat" not in line
     assert "`augment`" in line
     [line] = said(data=(images, labels), adv="none")
-    assert "threat" not in line, "nothing is trained against"
+    assert "threat" not in line, "clean training needs no threat model"
     assert said(data=(images, labels), eps=0.1, augment="none") == []
-    assert said(data="digits(size=8)", limit_train=60) == [], "its recipe knows"
+    assert said(data="digits(size=8)", limit_train=60) == [], "digits has a recipe"
     pixels = robustcls.data.images.Images((images * 255).byte(), labels, tuple("0123456789"), "mine", flip=False)
     [line] = said(data=(pixels, pixels), eps=0.1)
     assert "(shifts images)" in line

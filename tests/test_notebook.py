@@ -1,4 +1,4 @@
-"""A notebook user's story, from a loader and a model of their own to a report. It reads from top to bottom, and runs so."""
+"""The story of a notebook user, from their own loader and model to a report. It reads, and runs, from top to bottom."""
 
 import functools
 
@@ -12,7 +12,7 @@ import robustcls
 THREAT = "linf:0.15"
 
 
-# My data, my model, as my own training loop left it: in train mode, with gradients and an optimiser's leftovers.
+# My data and my model, as my own training loop left it: in train mode, with gradients and optimizer state.
 
 
 class MyNet(nn.Module):
@@ -48,7 +48,7 @@ def model():
 
 @pytest.fixture(autouse=True)
 def left_as_it_was(model):
-    """Whatever is done to the model below, it is the same bit for bit afterwards."""
+    """Check after each test that the model is unchanged, bit for bit."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     grads = [parameter.grad.clone() for parameter in model.parameters()]
     yield
@@ -62,7 +62,7 @@ def left_as_it_was(model):
 
 
 def towards_grey(model, x, y, threat, *, steps=5, level=0.5, generator=None):
-    """Towards uniform grey, as far as the ball allows."""
+    """Move images towards uniform grey, as far as the ball allows."""
     x_adv = x
     for _ in range(steps):
         x_adv = threat.project(x_adv + (level - x_adv) / steps, x)

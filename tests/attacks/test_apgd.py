@@ -8,7 +8,7 @@ from robustcls.core.threat import ThreatModel
 from tests.helpers.attack_nets import Walled
 
 THREAT = ThreatModel("linf", 0.04)
-LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # of the way to an error, after whatever run
+LEFT = torch.tensor([0.1, 0.3, 0.6, 0.9])  # share of the way to an error that is left after every run
 
 
 def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
@@ -18,7 +18,7 @@ def runs(restarts: int, rows: slice = slice(None), **given) -> list[int]:
     model, x = Walled(THREAT.eps), x[rows]
     apgd_t(model, x, torch.zeros(len(x)).long(), THREAT, steps=1, targets=1, restarts=restarts, **given)
     met = torch.cat(model.met)
-    # One pass looks at the clean image, and a run takes three.
+    # The clean image takes one forward pass, and each run takes three.
     return [(int(((met - value).abs() < 0.01).sum()) - 1) // 3 for value in LEFT[rows]]
 
 
@@ -32,7 +32,7 @@ def test_the_first_two_restarts_run_on_all_samples(restarts):
 
 
 def test_a_later_restart_meets_those_with_little_of_the_way_left():
-    """At most 0.5 for the third, 0.35 for the fourth, 0.25, 0.18, 0.125 for the seventh, 0.09."""
+    """The share that may be left shrinks: 0.5 for the third run, then 0.35, 0.25, 0.18, 0.125, and 0.09 for the eighth."""
     assert runs(8, closest=0.5) == [7, 4, 2, 2]
 
 

@@ -29,7 +29,7 @@ def run(
 
 @pytest.mark.parametrize("eps", [1.2, 2.0, 3.0])
 def test_robust_accuracy_is_that_of_autoattacks_own_code(trained, eps):
-    """Each from its own random start: the mean of two runs within two points."""
+    """Each implementation draws its own random starts; the means of two runs differ by at most two points."""
     base = pytest.importorskip("pyautoattack.autopgd_base", reason="AutoAttack's own code is not installed")
     net, x, y = trained
     threat, ours, theirs = ThreatModel("l1", eps), 0.0, 0.0
@@ -96,7 +96,7 @@ def test_the_result_is_inside_ball_and_box_after_any_number_of_steps(trained, st
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     assert (cross_entropy(net(x_adv), y) > cross_entropy(net(x), y)).float().mean() > 0.7
-    assert counting.passes <= steps + (3 if steps > 2 else 1), "each ball looks at its start"
+    assert counting.passes <= steps + (3 if steps > 2 else 1), "one extra forward pass for the start of each ball"
 
 
 def test_early_stop_breaks_the_same_samples_for_less(trained):
@@ -108,12 +108,12 @@ def test_early_stop_breaks_the_same_samples_for_less(trained):
     assert whole.images == 53 * len(x)
     assert stopping.images < 0.9 * whole.images
     assert 0.3 < fooled.float().mean() < 0.95
-    # Of those whom nothing fools the state is the same in a smaller batch, but for its rounding.
+    # Samples that stay robust follow the same path in the smaller batch, except for rounding.
     assert ((stopped - kept)[~fooled].abs().flatten(1).amax(1) < 1e-4).float().mean() > 0.9
 
 
 def test_a_point_of_a_larger_ball_fools_nobody(trained):
-    """No image inside the ball fools the model; many outside it do."""
+    """No image inside the small ball fools the model, although many outside it do."""
     net, x, y = trained
     threat = ThreatModel("l1", 0.02)
     x_adv = run(net, x, y, threat)
@@ -132,7 +132,7 @@ def test_a_start_that_fools_is_the_result(trained):
 
 
 def test_the_clean_image_is_no_worse_a_start_than_noise(trained):
-    """Though the sparsity of what changed nothing is none."""
+    """From the clean image, no pixel has changed yet, so the attack cannot derive its sparsity from the start."""
     net, x, y = trained
     from_clean, from_noise = run(net, x, y, start=x), run(net, x, y)
     assert robust(net, from_clean, x, y, THREAT) == pytest.approx(robust(net, from_noise, x, y, THREAT), abs=0.04)

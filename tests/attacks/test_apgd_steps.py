@@ -33,7 +33,7 @@ def dlr(logits: Tensor, label: int) -> Tensor:
 
 
 def checkpoints(steps: int) -> list[int]:
-    """w_j = ceil(p_j * steps) of the paper, by the whole numbers of steps that the authors' code makes of them."""
+    """The checkpoints w_j = ceil(p_j * steps) of the paper, rounded to whole steps as in the authors' code."""
     period, at = max(int(0.22 * steps), 1), []
     step = period
     while step < steps:
@@ -44,7 +44,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 class Waves(nn.Module):
-    """Sums of sines, where long steps jump over maxima that short steps find."""
+    """A network of sums of sines, in which long steps jump over maxima that short steps find."""
 
     def __init__(self, pixels: int, frequency: float, seed: int) -> None:
         super().__init__()
@@ -57,7 +57,8 @@ class Waves(nn.Module):
 
 
 def algorithm_1(net, x: Tensor, y: int, start: Tensor, norm: str, eps: float, loss) -> tuple[list[Tensor], list[str]]:
-    """The points, and what the second condition said where the first, of too few rises, did not halve the step."""
+    """Return the visited points, and the outcomes of the second condition at the checkpoints where the first one, too few
+    increases of the loss, does not halve the step."""
 
     def project(z: Tensor) -> Tensor:
         if norm == "linf":
@@ -79,7 +80,7 @@ def algorithm_1(net, x: Tensor, y: int, start: Tensor, norm: str, eps: float, lo
     best, best_value, best_gradient = start, value, gradient
     here = before = start
     said: list[str] = []
-    last, at = (0, eta, value), checkpoints(STEPS)  # the last checkpoint: its step, eta and the best value then
+    last, at = (0, eta, value), checkpoints(STEPS)  # step, eta and best value at the last checkpoint
     for k in range(STEPS):
         z = project(here + eta * up(gradient))
         here, before = z if k == 0 else project(here + 0.75 * (z - here) + 0.25 * (here - before)), here
@@ -102,7 +103,7 @@ def algorithm_1(net, x: Tensor, y: int, start: Tensor, norm: str, eps: float, lo
 
 
 def assert_same_points(ours, net, x: Tensor, y: Tensor, start: Tensor, threat: ThreatModel, loss) -> list[str]:
-    """Of one image; what the second condition said."""
+    """Compare the points for one image; return the outcomes of the second condition."""
     model = Visited(net)
     ours(model, x, y, threat, steps=STEPS, early_stop=False, start=start)
 
@@ -135,11 +136,11 @@ def test_the_points_are_those_of_the_paper(ours, loss, norm, eps):
     ],
 )
 def test_a_step_without_a_new_maximum_is_halved_unless_it_just_was(norm, eps, pixels, frequency, seed, expected):
-    """The second condition, where the first leaves it to decide."""
+    """This is the second condition, in cases where the first one does not halve the step."""
     threat, net = ThreatModel(norm, eps), Waves(pixels, frequency, seed)
     x = 0.3 + 0.4 * torch.rand(1, 1, 1, pixels, generator=seeded(seed))
     y = net(x).argmax(1)
     starts = threat.random_start(x.expand(200, -1, -1, -1), seeded(seed))
     losses = torch.stack([cross_entropy(logits, int(y)) for logits in net(starts)])
-    start = starts[losses.argmax()][None]  # of the largest loss, so that steps without a new maximum follow
+    start = starts[losses.argmax()][None]  # the largest loss, so that steps without a new maximum follow
     assert expected in assert_same_points(apgd_ce, net, x, y, start, threat, cross_entropy)

@@ -11,15 +11,15 @@ from robustcls.core.losses import misclassified
 from tests.helpers.attack_contract import ATTACKS, cheap, norms_of, right_labels, threat_of, traits
 
 N = 16
-FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # queries: more than are drawn for at once
-SHARE = {"linf": 0.5, "l2": 1.0, "l1": 1.5, "l0": 1}  # of the radii of the contract: some samples break and some stand
+FEW = {"steps": 6, "binary_search_steps": 2, "queries": 70}  # more queries than one call draws numbers for
+SHARE = {"linf": 0.5, "l2": 1.0, "l1": 1.5, "l0": 1}  # of the radii in attack_contract: some samples break, some do not
 OWN = [name for name in ATTACKS if not traits(name).universal]  # a universal attack must meet all samples at once
 every_norm = pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in OWN for norm in norms_of(name)])
 
 
 @cache
 def subject() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net in float64, so that no batch size affects rounding, with images that it classifies correctly."""
+    """Return a net in float64, so that the batch size does not affect rounding, and images that it classifies correctly."""
     torch.manual_seed(3)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 4)).double().eval()
     x = 0.2 + 0.6 * torch.rand(N, 3, 8, 8)
@@ -50,7 +50,7 @@ def test_the_batch_size_decides_nothing(name, norm):
 
 @every_norm
 def test_the_other_samples_of_a_batch_do_not_matter(name, norm):
-    """A sample at another position among others, and alone."""
+    """The result is the same for a sample at another position in another batch, and for a sample alone."""
     whole = attacked(name, norm, slice(None), 64)
     for rows in (torch.tensor([11, 4, 15, 9, 0]), torch.tensor([7])):
         assert_alike(attacked(name, norm, rows, 64), whole[rows], rows)

@@ -30,12 +30,12 @@ from tests.helpers.attack_contract import (
 from tests.helpers.attack_nets import linear
 from tests.helpers.eval_models import make_net
 
-RANDOM = [  # of those that ship
+RANDOM = [  # the attacks of the package that draw random numbers
     "apgd_ce", "apgd_dlr", "apgd_t", "boundary", "hopskipjump", "interpretation", "noise", "patch", "pgd", "salt_and_pepper",
     "spatial", "square",
 ]  # fmt: skip
-GREYING = {"blur", "contrast"}  # on images near grey, and on a net that takes grey for the same, they find nothing
-RESISTED = GREYING | {"patch", "spatial"}  # by a linear model of images near grey
+GREYING = {"blur", "contrast"}  # find nothing near grey, nor if grey has the same class
+RESISTED = GREYING | {"patch", "spatial"}  # attacks that a linear model resists on images near grey
 LINEAR_BOX = 0.45  # images of the linear models lie this far from the box
 
 
@@ -107,7 +107,7 @@ def test_the_model_is_left_bit_for_bit(name, training):
     threat = threat_of(name)
     expected = robustcls.attack(copy.deepcopy(model), x, y, threat, cheap(name))
     model.train(training)
-    model.body[1].train(not training)  # modes need not agree
+    model.body[1].train(not training)  # submodules may be in different modes
     model.body[0].weight.requires_grad_(False)
     model(x).sum().backward()
     model.body[1].load_state_dict(make_net().body[1].state_dict())
@@ -153,7 +153,7 @@ def test_what_draws_gives_something_else_for_another_seed(name):
 @every_attack_and_norm
 @pytest.mark.parametrize("num_classes", [2, 3, 5])
 def test_the_loss_on_a_linear_model_is_not_lower(name, norm, num_classes):
-    """Also with two and three classes, where ratios of logits degenerate."""
+    """This also holds with two and three classes, where losses that are ratios of logits degenerate."""
     model, threat = linear(num_classes, 48), threat_of(name, norm, 1 / 2)
     x = 0.5 + (images(16, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
@@ -239,7 +239,7 @@ def test_other_precisions_and_models_that_write_on_their_input(name):
     assert torch.equal(x, pixels)
     assert double.dtype == torch.float32
     assert not double.requires_grad
-    if name == "hopskipjump":  # which walks where rounding decides
+    if name == "hopskipjump":  # it walks along the boundary, where rounding decides
         sizes = [norm_of_each(x_adv - x, threat.norm) for x_adv in (double, single)]
         torch.testing.assert_close(*sizes, rtol=0.3, atol=0)
     else:
@@ -266,7 +266,7 @@ def test_labels_are_enough_where_no_gradient_is_asked_for(name):
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 @pytest.mark.parametrize(
     ("spec", "num_classes", "share"),
-    [  # with more classes only what knows its target follows one straight line
+    [  # with more than two classes, only a targeted attack follows one straight line
         ("fgsm", 2, 1e-4),
         ("pgd(steps=20, random_start=False, early_stop=False)", 2, 1e-4),
         ("pgd(steps=100, restarts=2, early_stop=False)", 2, 0.05),
@@ -279,7 +279,7 @@ def test_labels_are_enough_where_no_gradient_is_asked_for(name):
 )
 @torch.no_grad()
 def test_a_linear_models_optimum_is_reached(spec, num_classes, share, norm, dual):
-    """The optimum: each other class gains eps times the dual norm of the difference of the weights; the box is far."""
+    """At the optimum, each other class gains eps times the dual norm of the weight difference; the box is far away."""
     model = linear(num_classes, 48)
     x = 0.5 + (images(64, 4) - 0.5) * (1 - 2 * LINEAR_BOX)
     y = right_labels(model, x)
@@ -299,7 +299,7 @@ def test_a_linear_models_optimum_is_reached(spec, num_classes, share, norm, dual
     found = margin(model(x_adv), y)
     assert (found <= best + 1e-5).all(), "nothing beats the optimum"
     within = found >= best - share * gained
-    if spec.startswith("apgd"):  # which stops at the first point that fools
+    if spec.startswith("apgd"):  # it stops at the first misclassified point
         within |= found > 0
     assert within.all()
     assert 16 < (found > 0).sum() < 48
@@ -335,7 +335,7 @@ def test_auto_pgd_finds_an_optimum_inside_the_ball(spec, norm):
 
 
 def test_auto_pgd_keeps_the_best_point_that_it_saw():
-    """Not the last: at a radius that dwarfs the bowl it jumps to and fro."""
+    """It does not return the last point: the radius is much larger than the bowl, so the attack jumps to and fro."""
     seen = []
 
     class Bowl(nn.Module):
@@ -348,7 +348,7 @@ def test_auto_pgd_keeps_the_best_point_that_it_saw():
     x_adv = robustcls.attack(Bowl(), x, torch.zeros(4, dtype=torch.long), threat, "apgd_ce(steps=3)")
     seen = torch.stack([far for far in seen if len(far) == len(x)])  # the start and three steps
     torch.testing.assert_close((x_adv - 0.503).flatten(1).pow(2).sum(1), seen.amin(0))
-    assert (seen[-1] > seen.amin(0)).any(), "the last is the best: the case tells nothing"
+    assert (seen[-1] > seen.amin(0)).any(), "the last point is the best one, so this case proves nothing"
 
 
 def test_fgsm_is_one_signed_step():

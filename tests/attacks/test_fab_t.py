@@ -25,9 +25,9 @@ def trained():
 @pytest.mark.parametrize("num_classes", [2, 3, 6])
 @pytest.mark.parametrize("shape", [(3, 4, 4), (1, 3, 9)])
 def test_the_minimal_distance_of_a_linear_model_is_found(norm, num_classes, shape):
-    """The gap over the dual norm of the difference of the weights, for the nearest class; the box is far."""
+    """It is the logit gap divided by the dual norm of the weight difference, for the nearest class; the box is far away."""
     model = linear(num_classes, *shape)
-    model[1].bias.copy_(-0.5 * model[1].weight.sum(1))  # the classes meet in the middle
+    model[1].bias.copy_(-0.5 * model[1].weight.sum(1))  # all boundaries pass through grey
     x = 0.5 + 0.1 * (torch.rand(40, *shape, generator=seeded()) - 0.5)
     logits = model(x)
     y = logits.argmax(1)
@@ -54,12 +54,14 @@ def test_it_stops_inside_the_ball_or_goes_on_to_the_nearest(norm, trained):
         assert x_adv.min() >= 0
         assert x_adv.max() <= 1
     assert (threat.distance(inside, x) <= threat.eps + 1e-6).all()
-    assert (margin(net(nearest), y) > 0).all(), "every image has an example somewhere"
+    assert (margin(net(nearest), y) > 0).all(), "every image has an adversarial example"
     assert (threat.distance(nearest, x) > threat.eps).any()
     assert robust(net, inside, x, y, threat) == pytest.approx(robust(net, nearest, x, y, threat), abs=0.035)
     assert threat.distance(nearest, x).mean() < threat.distance(inside, x).mean() + 1
     survivors = margin(net(inside), y) <= 0
-    assert (margin(net(inside), y) > margin(net(x), y))[survivors].float().mean() > 0.9, "the attempt on the ball"
+    assert (margin(net(inside), y) > margin(net(x), y))[survivors].float().mean() > 0.9, (
+        "failed attempts inside the ball"
+    )
 
 
 @every_norm
@@ -80,10 +82,10 @@ def test_samples_that_are_fooled_meet_no_further_step(trained):
         fab_t(model, x, y, ThreatModel("linf", eps), steps=20)
         counts.append(model.images)
     assert counts[0] < 0.2 * counts[1]
-    assert counts[1] <= len(x) * (1 + 9 * 21), "one pass a step"
+    assert counts[1] <= len(x) * (1 + 9 * 21), "one forward pass per step"
     model = Counting(net)
     fab_t(model, x, (y + 1) % 10, ThreatModel("linf", 0.1))
-    assert model.images <= 2 * len(x), "wrong already"
+    assert model.images <= 2 * len(x), "these samples are misclassified from the start"
 
 
 def test_restarts_begin_at_random_and_do_not_weaken_it(trained):

@@ -60,7 +60,7 @@ def test_foolbox_is_imported_only_when_an_attack_runs():
         ("fmn", "linf", 5, 1.01),
         ("fmn", "l2", 5, 1.01),
         ("fmn", "l1", 5, 1.03),
-        ("ddn", "l2", 2, 1.01),  # with more classes the cross-entropy points beside the nearest
+        ("ddn", "l2", 2, 1.01),  # with more classes, cross-entropy does not point at the nearest one
         ("deepfool", "linf", 5, 1.03),
         ("deepfool", "l2", 5, 1.03),
         ("deepfool(overshoot=0.2)", "l2", 5, 1.21),
@@ -73,7 +73,7 @@ def test_foolbox_is_imported_only_when_an_attack_runs():
 )
 @torch.no_grad()
 def test_the_distance_to_a_linear_models_boundary(spec, norm, num_classes, most):
-    """The margin over the dual norm of the difference of the weights; only in l1 does the box matter."""
+    """The distance is the margin divided by the dual norm of the weight difference; only in l1 does the box matter."""
     model, x = linear(num_classes, 3, 4, 4), near_grey()
     y = model(x).argmax(1)
     weight, logits = model[1].weight, model(x)
@@ -105,7 +105,8 @@ def test_the_distance_to_a_linear_models_boundary(spec, norm, num_classes, most)
     ],
 )
 def test_the_distances_are_foolboxs(trained, spec, norm, kind):
-    """Of those in a plain run of foolbox; in l2 its FMN never projects, and in l1 ours knows of the box."""
+    """They match a plain run of foolbox. FMN in l2 and l1 is left out: foolbox's never projects in l2, and ours respects the
+    box in l1."""
     net, x, y = trained
     options = {
         "cw": {"steps": 100, "binary_search_steps": 3, "initial_const": 1.0, "stepsize": 0.05, "abort_early": False}
@@ -121,7 +122,7 @@ def test_the_distances_are_foolboxs(trained, spec, norm, kind):
 
 
 def l1_in_the_box(slope: Tensor, gap: Tensor, x: Tensor) -> Tensor:
-    """The steepest pixels go to the box's wall, one after another, until the gap is closed."""
+    """Return the l1 distance: the steepest pixels move to the edge of the box, one after another, until the gap is closed."""
     order = slope.abs().argsort(descending=True)
     room = torch.where(slope > 0, 1 - x, x)[order]
     gained = (slope.abs()[order] * room).cumsum(0)
@@ -156,7 +157,7 @@ def test_confidence_is_a_margin(trained):
 
 
 class Brightness(nn.Module):
-    """Class 1 where the mean is above 0.3."""
+    """A model that predicts class 1 if the mean of the pixels is above 0.3."""
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((1, 2, 3))
@@ -164,7 +165,7 @@ class Brightness(nn.Module):
 
 
 class Roughness(nn.Module):
-    """Class 1 if neighbouring pixels differ little."""
+    """A model that predicts class 1 if neighbouring pixels differ little."""
 
     def forward(self, x: Tensor) -> Tensor:
         rough = x.diff(dim=3).abs().mean((1, 2, 3))
@@ -172,7 +173,7 @@ class Roughness(nn.Module):
 
 
 class Quarter(nn.Module):
-    """Class 1 where the upper left is darker than the lower right."""
+    """A model that predicts class 1 if the upper left is darker than the lower right."""
 
     def forward(self, x: Tensor) -> Tensor:
         gap = x[:, :, :2, :2].mean((1, 2, 3)) - x[:, :, -2:, -2:].mean((1, 2, 3))
@@ -207,7 +208,7 @@ def test_a_turn_moves_the_bright_corner(shape, options):
     x[:, :, :2, :2] = 1
     y = torch.zeros(len(x)).long()
     x_adv = robustcls.attack(Quarter(), x, y, BOX, f"spatial({options})")
-    assert torch.equal(x_adv, x), "thirty degrees are too few"
+    assert torch.equal(x_adv, x), "a rotation of thirty degrees is not enough"
     options = f"max_rotation=180, {options}"
     x_adv = robustcls.attack(Quarter(), x, y, BOX, f"spatial({options})")
     assert (Quarter()(x_adv).argmax(1) == 1).all()
@@ -219,12 +220,12 @@ def test_salt_and_pepper_is_black_and_white():
     assert (Brightness()(x_adv).argmax(1) == 1).all()
     changed = x_adv != x
     assert (x_adv[changed] % 1 == 0).all()
-    assert torch.equal(changed.any(1), changed.all(1)), "one pixel in all channels"
+    assert torch.equal(changed.any(1), changed.all(1)), "a changed pixel changes in all channels"
 
 
 @pytest.mark.parametrize("spec", ["fmn", "cw(steps=5)", "boundary(steps=5)", "hopskipjump(steps=1)", "blur", "spatial"])
 def test_a_sample_without_an_adversarial_image_is_returned_unchanged(spec):
-    """An evaluation records no distance for such a sample, and the others still get their examples."""
+    """An evaluation then records no distance for this sample, and the other samples still get their examples."""
 
     class Stubborn(nn.Module):
         def __init__(self) -> None:
@@ -264,7 +265,7 @@ def test_one_sample_without_a_start_does_not_stop_the_others(spec, monkeypatch):
 
 @pytest.mark.parametrize(("spec", "norm"), [("cw(confidence=0.7)", "l2"), ("ead(confidence=0.7)", "l1")])
 def test_a_black_image_is_not_returned_as_an_example(spec, norm):
-    """foolbox returns it if no image reaches the confidence, and it may be adversarial."""
+    """foolbox returns a black image if no image reaches the confidence, and the black image may be adversarial."""
     x = 0.6 + 0.2 * torch.rand(3, 3, 4, 4, generator=seeded())
     x_adv = robustcls.attack(Brightness(), x, torch.ones(3).long(), ThreatModel(norm, 1), spec)
     assert torch.equal(x_adv, x)
@@ -285,7 +286,7 @@ def test_the_evaluation_counts_distances_and_what_is_censored(trained):
 
 @pytest.mark.parametrize("name", ALL)
 def test_called_alone_it_leaves_model_and_generators(trained, name, recwarn):
-    """Without `robustcls.attack` around it; one image, and none."""
+    """The plug-in is called without `robustcls.attack`, on one image and on an empty batch."""
     net, x, y = trained
     model = nn.Sequential(net).train()
     threat = BOX if name == "spatial" else ThreatModel("l1" if name == "ead" else "l2", 1)
@@ -301,7 +302,7 @@ def test_called_alone_it_leaves_model_and_generators(trained, name, recwarn):
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     assert logging.root.handlers == handlers
-    if name not in OWN:  # which draw nothing here
+    if name not in OWN:  # our own attacks draw nothing here
         assert not torch.equal(generator.get_state(), seeded().get_state()), "the next batch draws other numbers"
 
 

@@ -15,7 +15,7 @@ from tests.helpers.attack_nets import robust, trained_on_digits
 
 TINY = 1e-8
 EPS = {"linf": 0.06, "l2": 0.5, "l1": 1.5}
-# Each first as one writes it, then without the pole; black pixels are at it.
+# Each function as it is usually written, with a pole at black pixels, and then without the pole.
 POLES = {
     "root": (lambda x: x.pow(0.5) * (x > 0), lambda x: x.clamp_min(TINY).pow(0.5) * (x > 0)),
     "norm": (
@@ -53,7 +53,7 @@ def trained():
 
 @pytest.fixture(scope="module", params=POLES)
 def pair(request, trained):
-    """The model with non-finite gradients, its twin without, and images with the labels that both predict."""
+    """Return the model with non-finite gradients, its twin without, and images with the labels that both predict."""
     net, x = trained
     model, twin = (Seen(before, net).eval() for before in POLES[request.param])
     return model, twin, x, twin(x).argmax(1)
@@ -89,7 +89,7 @@ def test_every_attack_breaks_the_model_as_it_breaks_its_twin(pair, norm, spec):
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("spec", ["n_fgsm", "fgsm(random_start=True)", "pgd(steps=3)"])
 def test_the_attack_inside_an_objective_is_the_twins(pair, norm, spec):
-    """On the twin of a model in training, also in low precision."""
+    """Inside an objective, both models are attacked through `FusedModel`; all values stay finite in low precision, too."""
     model, twin, x, y = pair
     for precision in ("fp32", "bf16"):
         found, expected = (

@@ -14,7 +14,8 @@ every_norm = pytest.mark.parametrize("norm", ORDERS)
 
 
 def problem(n: int = 40, pixels: int = 48, share: float = 0.3, sparse: bool = False):
-    """Points, some at the edge of the box, and hyperplanes on either side, at a share of the distance that the box allows."""
+    """Return points, some of them at the edge of the box, and hyperplanes on both sides of them, at a share of the distance
+    that the box allows."""
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(n, pixels, generator=generator) * 1.6 - 0.3).clamp(0, 1)
     w = torch.randn(n, pixels, generator=generator)
@@ -42,7 +43,7 @@ def test_the_norm_is_the_optimum_of_a_linear_program(norm):
     x, w, b = (tensor.double().numpy() for tensor in problem(n=12, pixels=12))
     found = to_hyperplane(norm, *(torch.tensor(part, dtype=torch.float32) for part in (x, w, b)))
     sizes = torch.linalg.vector_norm(found, ORDERS[norm], dim=1)
-    for i, size in enumerate(sizes.tolist()):  # delta = up - down; for linf a last variable bounds every pixel
+    for i, size in enumerate(sizes.tolist()):  # delta = up - down; for linf one more variable bounds every pixel
         pixels = len(x[i])
         bounds = [(0, 1 - v) for v in x[i]] + [(0, v) for v in x[i]]
         equal = np.concatenate([w[i], -w[i]])[None]
@@ -56,7 +57,7 @@ def test_the_norm_is_the_optimum_of_a_linear_program(norm):
 
 
 def test_no_other_point_is_nearer_in_l2():
-    """The optimum: a multiple of w where no wall is met, and the wall is met only by pixels that want further."""
+    """The optimum is a multiple of w at pixels inside the box; only pixels that would move further stop at its edge."""
     x, w, b = problem(share=0.5)
     delta = to_hyperplane("l2", x, w, b).double()
     free = ((x + delta) > 1e-5) & ((x + delta) < 1 - 1e-5)
@@ -92,19 +93,19 @@ def test_it_is_autoattacks_projection(norm, share, pixels):
     exact = to_hyperplane(norm, x.double(), w.double(), b.double())
     torch.testing.assert_close(exact, peer, rtol=0, atol=1e-5)
     sizes = [torch.linalg.vector_norm(delta.double(), ORDERS[norm], dim=1) for delta in (ours, peer)]
-    torch.testing.assert_close(*sizes, rtol=1e-5, atol=1e-7)  # in l1 rounding decides how far the last pixel goes
+    torch.testing.assert_close(*sizes, rtol=1e-5, atol=1e-7)  # in l1, rounding decides how far the last pixel moves
 
 
 @every_norm
 def test_without_a_slope_nothing_moves(norm):
-    """However far the hyperplane."""
+    """This holds at any distance of the hyperplane."""
     x = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
     delta = to_hyperplane(norm, x, torch.zeros_like(x), torch.tensor([0.1, 1e3, 1e30]))
     assert (delta == 0).all()
 
 
 def test_in_l0_no_choice_of_fewer_values_reaches_the_hyperplane():
-    """By trying all sets of values, each moved to the edge of the box."""
+    """All sets of values are tried, with each value moved to the edge of the box."""
     draw = torch.Generator().manual_seed(4)
     x, w = torch.rand(30, 6, generator=draw), torch.randn(30, 6, generator=draw)
     b = (w * x).sum(1) + torch.randn(30, generator=draw)

@@ -28,7 +28,7 @@ LINF = ThreatModel("linf", 0.1)
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """A net with two ReLU layers and 60 test images, including misclassified ones."""
+    """Return a net with two ReLU layers, and 60 test images, some of them misclassified."""
     torch.manual_seed(0)
     net = deeper_net()
     x, y = fit_digits(net, epochs=4, noise=0.1)
@@ -50,7 +50,7 @@ def saliency(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def integrated_gradients(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Captum's."""
+    """Return the absolute integrated-gradients map computed by captum."""
     return robustcls.explain(net, x, y, "integrated_gradients(steps=32)").sum(1).abs()
 
 
@@ -61,7 +61,7 @@ def input_x_gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def coloured(n: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
-    """A net of colour images with random weights, and its own labels."""
+    """Return a net for colour images with random weights, images, and the labels that the net gives them."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
     x = torch.rand(n, 3, 8, 8, generator=seeded())
@@ -73,7 +73,7 @@ def top_of(maps: Tensor) -> Tensor:
 
 
 def intersection(maps: Tensor, others: Tensor) -> float:
-    """The share of the top pixels that two stacks of maps have in common."""
+    """Return the share of the top pixels that two stacks of maps have in common."""
     one, other = top_of(maps), top_of(others)
     return (one[:, :, None] == other[:, None]).any(2).float().mean().item()
 
@@ -91,7 +91,7 @@ def test_the_map_moves_far_more_than_under_noise_and_the_label_stays(trained, no
     attack = partial(interpretation, method=explanation.__name__, steps=steps, share=0.1, path_points=4)
     x_adv = attack(net, x, y, threat, generator=seeded())
 
-    assert torch.equal(predicted(net, x_adv), predicted(net, x)), "right or wrong, every label stays"
+    assert torch.equal(predicted(net, x_adv), predicted(net, x)), "each predicted class stays, right or wrong"
     assert threat.distance(x_adv, x).max() <= threat.eps + 1e-6
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
@@ -100,7 +100,7 @@ def test_the_map_moves_far_more_than_under_noise_and_the_label_stays(trained, no
     common = intersection(clean, noise), intersection(clean, attacked)
     assert common[1] < common[0] - GAP[norm], common
     lost = share_of(clean, top_of(clean)) - share_of(attacked, top_of(clean))
-    assert lost.min() > (-1e-6 if explanation is not integrated_gradients else -0.05)  # with fewer points than captum
+    assert lost.min() > (-1e-6 if explanation is not integrated_gradients else -0.05)  # 4 path points, not 32
 
 
 def test_the_labels_could_have_moved(trained):
@@ -110,7 +110,7 @@ def test_the_labels_could_have_moved(trained):
 
 
 def test_a_ball_that_breaks_nearly_all_still_moves_maps_alone(trained):
-    """In this test every fourth iterate changes the label."""
+    """At this radius, every fourth iterate changes the label."""
     net, x, y = trained
     x_adv = interpretation(net, x, y, ThreatModel("linf", 0.3), steps=30, share=0.1, generator=seeded())
     assert torch.equal(predicted(net, x_adv), predicted(net, x))
@@ -129,7 +129,7 @@ def test_the_class_explained_is_y_and_the_label_kept_is_the_models_own(trained):
 
 
 def one_step_by_hand(smooth: nn.Module, x: Tensor, y: Tensor, top: Tensor, explanation: str, step: float) -> Tensor:
-    """x of one sample after one l2 step down the gradient of the share, all of it written out."""
+    """Return one sample after one l2 step that decreases the share of the map on its top pixels, written out."""
     x = x[None].clone().requires_grad_()
     if explanation == "integrated_gradients":
         nodes, weights = np.polynomial.legendre.leggauss(3)
@@ -169,7 +169,7 @@ def test_a_step_is_the_double_backward_of_the_softplus_net(trained, explanation,
 
 
 def test_the_best_iterate_is_returned_not_the_last(trained):
-    """With steps that overshoot, more of them never leave more of the map on its top pixels."""
+    """Although the steps overshoot, more steps never leave a larger share of the map on its top pixels."""
     net, x, y = trained
     top = top_of(saliency(net, x, y))
     few, many = (
@@ -214,7 +214,7 @@ def test_a_model_without_a_gradient_is_named(trained, relu):
 
 
 def convolved(net: nn.Sequential, relu) -> nn.Module:
-    """The net with `relu` called in place of its modules."""
+    """Return the net with calls of the function `relu` instead of its ReLU modules."""
 
     class Spelt(nn.Module):
         def __init__(self) -> None:
@@ -230,7 +230,7 @@ def convolved(net: nn.Sequential, relu) -> nn.Module:
 
 
 def written_over(x: Tensor) -> Tensor:
-    x.relu_()  # and what it returns is dropped
+    x.relu_()  # the return value is dropped
     return x
 
 
@@ -266,7 +266,7 @@ def test_the_softened_net_nears_the_net_as_beta_grows(trained):
     assert apart == sorted(apart, reverse=True)
     assert apart[0] > 1
     assert apart[-1] < 0.01
-    assert torch.equal(net(x), before), "outside, relu is relu"
+    assert torch.equal(net(x), before), "outside the context, ReLU is unchanged"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.helpers.attack_nets import Walled, linear, trained_on_digits
 from tests.helpers.seeds import seeded
 
 THREAT = ThreatModel("linf", 0.04)
-LEFT = torch.tensor([0.1, 0.2, 0.4, 0.9])  # of the way to an error, after whatever run
+LEFT = torch.tensor([0.1, 0.2, 0.4, 0.9])  # share of the way to an error that is left after every run
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
@@ -52,20 +52,21 @@ def runs(rows: slice = slice(None), **given) -> list[int]:
     model = Walled(THREAT.eps, classes=4)
     malt(model, x[rows], torch.zeros(len(x[rows])).long(), THREAT, steps=1, start=start[rows], **given)
     met = torch.cat(model.met)
-    # Two passes say how far a start is, unless all are meant; then one looks at the clean image, one ranks; a run takes three.
+    # Unless all samples are attacked, two passes measure how close the start is to an error. One pass looks at the clean
+    # image, one ranks the targets, and each run takes three.
     looks = 2 if given.get("within", 1) < 1 else 0
     return [max(int(((met - value).abs() < 0.01).sum()) - looks - 2, 0) // 3 for value in LEFT[rows]]
 
 
 def test_all_samples_get_all_targets_and_restarts():
     assert runs(targets=2, restarts=2) == [4] * 4
-    assert runs(targets=9) == [3] * 4, "as many as there are"
+    assert runs(targets=9) == [3] * 4, "there are only three wrong classes"
     assert runs(targets=9, skip=1) == [2] * 4
 
 
 def test_within_decides_which_samples_get_further_targets_and_restarts():
     assert runs(targets=1, within=0.5) == [1, 1, 1, 0]
-    assert runs(targets=2, restarts=3, within=0.5) == [6, 4, 2, 0], "0.5, 0.25, 0.125"
+    assert runs(targets=2, restarts=3, within=0.5) == [6, 4, 2, 0], "at most 0.5, 0.25, 0.125 left"
 
 
 def test_no_sample_decides_for_another():
@@ -92,5 +93,5 @@ def test_scaled_logits_break_the_same(attack, scale):
         for model in (net, Scaled())
     ]
     assert 0.1 * len(y) < left[0] < 0.9 * len(y)
-    # The ratio of malt is the same; the probability margin becomes that of the logits, which is a little weaker here.
+    # malt's ratio does not depend on the scale; the probability margin turns into the logit margin, which is a little weaker.
     assert abs(left[1] - left[0]) <= (2 if attack.startswith("malt") else 0.1 * len(y))

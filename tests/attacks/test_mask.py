@@ -1,4 +1,4 @@
-"""Masks and 8-bit examples: obeyed by the attacks that support them, verified, and refused by the others."""
+"""Masks and 8-bit examples: attacks that support them keep to them, which is verified; other attacks refuse them."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ def seeded(seed=0):
 
 
 def images(n=20):
-    """Images off the 8-bit grid, far enough from the edge of the box that no linf ball here reaches it."""
+    """Return images off the 8-bit grid, far enough from the edge of the box that no linf ball here reaches it."""
     return 0.2 + 0.6 * torch.rand(n, 2, 6, 6, generator=seeded())
 
 
@@ -67,7 +67,7 @@ def test_nothing_changes_outside_the_mask_and_something_inside(name, norm):
     assert torch.equal(x_adv[..., ~ALLOWED], x[..., ~ALLOWED])
     assert (x_adv[..., ALLOWED] != x[..., ALLOWED]).any()
     free = robustcls.attack(net, x, y, replace(threat, mask=None), short(name))
-    assert (free[..., ~ALLOWED] != x[..., ~ALLOWED]).any(), "without the mask it changes there"
+    assert (free[..., ~ALLOWED] != x[..., ~ALLOWED]).any(), "without the mask, pixels outside it change"
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -80,10 +80,10 @@ def test_an_attack_that_cannot_keep_to_a_mask_is_refused(name):
 @pytest.mark.parametrize("mask", [OUTSIDE, CORNER], ids=["most", "few"])
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
 def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights_says(norm, dual, mask):
-    """Two classes: the margin can fall by eps times the dual norm of the weights that the mask leaves."""
+    """With two classes, the margin can fall by eps times the dual norm of the weights inside the mask."""
     net, x = linear(2), 0.5 + 0.05 * torch.randn(200, 2, 6, 6, generator=seeded(3))
     with torch.no_grad():
-        net[1].bias.sub_(net(x).mean(0))  # so that no pixel needs to reach a wall
+        net[1].bias.sub_(net(x).mean(0))  # so that no pixel needs to reach the edge of the box
         logits = net(x)
     y, w = logits.argmax(1), net[1].weight[1] - net[1].weight[0]
     way = (logits[:, 1] - logits[:, 0]).abs() / torch.linalg.vector_norm(w.view(2, 6, 6)[:, mask], dual)
@@ -96,14 +96,14 @@ def test_a_linear_model_falls_exactly_where_the_dual_norm_of_the_allowed_weights
 
 
 def test_the_fewest_values_inside_a_mask_by_brute_force():
-    """The smallest l0 distance of a linear model changes the allowed values that gain most."""
+    """The nearest adversarial image of a linear model in l0 changes the allowed values that gain most."""
     net, x = linear(2), images(150)
     few = torch.zeros(6, 6, dtype=torch.bool)
     few[1, 1:4] = True
     with torch.no_grad():
         logits = net(x)
     y = logits.argmax(1)
-    side = 1 - 2 * y.view(-1, 1).float()  # the way of the difference of logits
+    side = 1 - 2 * y.view(-1, 1).float()  # direction in which the logit difference must change
     w = (net[1].weight[1] - net[1].weight[0])[None] * side
     gain = (w.clamp_min(0) * (1 - x.flatten(1)) + (-w).clamp_min(0) * x.flatten(1)) * few.expand(2, 6, 6).flatten()
     most = gain.sort(dim=1, descending=True).values.cumsum(1)
@@ -123,7 +123,7 @@ def test_the_fewest_values_inside_a_mask_by_brute_force():
 
 
 class Recorded(nn.Module):
-    """Records the images that it is asked about."""
+    """A network that records its input images."""
 
     def __init__(self, net):
         super().__init__()
@@ -136,7 +136,7 @@ class Recorded(nn.Module):
 
 @pytest.mark.parametrize(("name", "norm"), list(cases()))
 def test_every_image_that_the_model_is_asked_about_keeps_to_the_mask(name, norm):
-    """Otherwise an attack uses pixels that it may not change, and its result is no example once the mask is applied."""
+    """Otherwise an attack would rely on pixels that it may not change, and applying the mask would undo its result."""
     net, x = Recorded(linear()), images(6)
     with torch.no_grad():
         y = net.net(x).argmax(1)
@@ -210,7 +210,8 @@ def test_a_mask_of_every_pixel_changes_nothing():
         y = net(x).argmax(1)
     everything = torch.ones(6, 6, dtype=torch.bool)
     for name in ("pgd(steps=5)", "square(queries=50)", "apgd_t(steps=5)"):
-        for norm, eps in list(RADII.items())[: 1 if name.startswith("square") else 3]:  # else its mass is summed anew
+        # In l2 and l1, square sums the used part of the ball differently if there is a mask.
+        for norm, eps in list(RADII.items())[: 1 if name.startswith("square") else 3]:
             ours = robustcls.attack(net, x, y, ThreatModel(norm, eps, everything), name)
             assert torch.equal(ours, robustcls.attack(net, x, y, ThreatModel(norm, eps), name))
 
@@ -234,7 +235,7 @@ def test_examples_in_8_bits_are_whole_levels_inside_the_ball(norm, mask):
 
 
 def test_what_rounding_undoes_is_no_example_in_8_bits():
-    """A model that detects values between the 8-bit levels is broken by float images, and never by 8-bit ones."""
+    """A model that detects values between the 8-bit levels is broken by float images, but never by 8-bit images."""
 
     class BetweenLevels(nn.Module):
         def forward(self, x):
@@ -250,7 +251,7 @@ def test_what_rounding_undoes_is_no_example_in_8_bits():
 
 @pytest.mark.parametrize("norm", RADII)
 def test_at_another_radius_the_limits_are_the_same(norm):
-    """The curve and the self-checks need this."""
+    """`at`, which security curves and self-checks use, keeps the mask and the 8-bit limit."""
     for eight_bit in (False, True):
         assert ThreatModel(norm, 0.1, ALLOWED, eight_bit).at(0.05) == ThreatModel(norm, 0.05, ALLOWED, eight_bit)
 
@@ -314,7 +315,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_under_the_same_limits_alone(tmp_
         threat = ThreatModel("linf", 0.1, mask, eight_bit)
         robustcls.evaluate(net, x, y, threat, attacks=["pgd(steps=2)", stops], resume=tmp_path / "kept")
 
-    for _ in range(2):  # it goes on
+    for _ in range(2):  # the second run resumes the first
         with pytest.raises(KeyboardInterrupt):
             run(ALLOWED)
     for mask in (OUTSIDE, None):

@@ -67,7 +67,7 @@ def test_more_runs_come_nearer_and_no_radius_is_needed(norm):
     threat, other = ThreatModel(norm, 1), ThreatModel(norm, 0)
     assert torch.equal(robustcls.attack(net, x, y, other, "min_apgd(steps=10, radii=6)"), short)
     near, far = threat.distance(long, x), threat.distance(short, x)
-    assert (near <= far).all(), "the nearest of all that was tried is kept"
+    assert (near <= far).all(), "the nearest example of all runs is kept"
     assert near.mean() < 0.995 * far.mean()
 
 

@@ -34,8 +34,8 @@ def test_it_draws_inside_and_on_the_surface_and_keeps_the_worst(norm):
     assert len(seen) == 7
     sizes = torch.stack([threat.distance(points, x) for points in seen]) / threat.eps
     assert sizes.max() <= 1 + 1e-5
-    assert (sizes[2::2] > 0.99).all(), "the surface"
-    assert (sizes[1::2] < 1).any(), "the inside"
+    assert (sizes[2::2] > 0.99).all(), "every second draw lies on the surface"
+    assert (sizes[1::2] < 1).any(), "the other draws lie inside the ball"
     margins = torch.stack([margin(net(points), y) for points in seen])
     torch.testing.assert_close(margin(net(x_adv), y), margins.amax(0))
 

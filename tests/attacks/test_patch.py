@@ -17,7 +17,7 @@ BOX = ThreatModel("linf", 1)
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network, and the 300 first test images."""
+    """Return a network, and the first 300 test images with labels."""
     net = deeper_net()
     x, y = fit_digits(net, epochs=12)
     return net, x[:300], y[:300]
@@ -94,10 +94,10 @@ def test_outside_the_square_nothing_changes(shape, size, rotation, scale):
 
 
 def test_a_square_laid_straight_is_a_copy():
-    """Centre and side on whole pixels: sampling interpolates nothing."""
+    """If its centre and side lie on whole pixels, sampling does not interpolate."""
     square, x = torch.rand(1, 3, 4, 4), torch.rand(50, 3, 8, 4)
     grid = place(x, 4, 0.0, 0.0, torch.Generator().manual_seed(0))
-    grid[..., 1] = (grid[..., 1] * 2 + 0.5).round() / 2 - 0.25  # to whole pixels
+    grid[..., 1] = (grid[..., 1] * 2 + 0.5).round() / 2 - 0.25  # shift to whole pixels
     x_adv = lay(square, x, grid)
     tops = set()
     for image, clean in zip(x_adv, x, strict=True):

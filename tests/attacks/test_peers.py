@@ -15,7 +15,7 @@ EPS = {"linf": 0.15, "l2": 0.8}
 
 @pytest.fixture(scope="module")
 def trained():
-    """A net trained briefly with noise, so that attacks break half of its correct samples, and 400 test images."""
+    """Return a net trained briefly with noise, so that attacks break half of its correct samples, and 400 test images."""
     net = deeper_net()
     x, y = fit_digits(net, epochs=12, noise=0.2)
     return net, x[:400], y[:400]
@@ -46,7 +46,7 @@ def foolbox_pgd(net, x, y, norm, steps, step_size, random_start, start=None):
 
 @pytest.mark.parametrize("norm", EPS)
 def test_pgd_takes_foolboxs_steps(trained, norm):
-    """Not bit for bit: a sign flips where a gradient is a rounding error away from 0."""
+    """The results are not bit-equal, because a sign flips where a gradient is within rounding error of 0."""
     net, x, y = trained
     step_size = EPS[norm] / 4
     spec = f"pgd(steps=5, step_size={step_size}, random_start=False, early_stop=False)"
@@ -59,7 +59,8 @@ def test_pgd_takes_foolboxs_steps(trained, norm):
 
 @pytest.mark.parametrize("norm", EPS)
 def test_robust_accuracy_under_pgd_is_foolboxs(trained, norm):
-    """From the same random starts to half a point; each from its own, where one run varies by 0.8, to one in the mean."""
+    """From the same random starts, the accuracies agree within half a point. From different starts, where single runs vary by
+    0.8 points, their means agree within one point."""
     net, x, y = trained
     threat, step_size = ThreatModel(norm, EPS[norm]), 2.5 * EPS[norm] / 20
     ours, same, own = [], [], []
@@ -79,7 +80,7 @@ def test_robust_accuracy_under_pgd_is_foolboxs(trained, norm):
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize(("spec", "peer", "n"), [("apgd_ce", "apgd-ce", 400), ("apgd_t", "apgd-t", 100)])
 def test_robust_accuracy_under_auto_pgd_is_autoattacks(trained, norm, spec, peer, n):
-    """Each from its own random start: within a point and a half."""
+    """Each implementation draws its own random start; the accuracies agree within one and a half points."""
     autoattack = pytest.importorskip("pyautoattack", reason="AutoAttack's own code is not installed")
     net, x, y = trained
     x, y = x[:n], y[:n]

@@ -1,4 +1,4 @@
-"""PGD: the steps as the papers write them, and samples that leave once they are fooled."""
+"""PGD takes the steps of the papers, and samples leave the batch once they are misclassified."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def trained():
 
 
 def iterates(net, x, y, threat, steps, generator) -> list[Tensor]:
-    """Madry's loop, from the start on."""
+    """Return the points of the PGD loop of Madry et al., including the random start."""
     points = [threat.random_start(x, generator)]
     for _ in range(steps):
         step = 2.5 * threat.eps / steps * threat.steepest(input_gradient(net, points[-1], y, cross_entropy))
@@ -44,7 +44,8 @@ def test_plain_pgd_is_the_loop_bit_for_bit(trained, norm):
 
 
 def test_the_momentum_method_is_its_papers(trained):
-    """Dong et al. 2017, equations 6 and 7. Not bit for bit: a sign flips where the sum is a rounding error away from 0."""
+    """The steps are equations 6 and 7 of Dong et al. 2017. Results are not bit-equal, because a sign flips where the sum is
+    within rounding error of 0."""
     net, x, y = trained
     threat, expected, sums = ThreatModel("linf", 0.1), x, torch.zeros_like(x)
     for _ in range(5):

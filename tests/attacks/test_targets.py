@@ -28,10 +28,10 @@ def trained():
 
 
 def test_the_signature_says_which_attacks_can_aim():
-    """`patch` and `contrast` have an option of that name, a number."""
+    """The option `target` of `patch` and `contrast` is a number and does not count."""
     assert {"apgd_ce", "apgd_dlr", "fgsm", "n_fgsm", "noise", "pgd", "square"} <= set(AIMING)
     foolbox = {"blur", "boundary", "cw", "ddn", "ead", "fmn", "hopskipjump", "salt_and_pepper", "spatial"}
-    assert foolbox <= set(AIMING), "as foolbox's can"
+    assert foolbox <= set(AIMING), "foolbox's versions of these attacks are targeted, too"
     assert not {"apgd_t", "contrast", "deepfool", "fab_t", "malt", "patch"} & set(AIMING)
     assert "target" in plugins.resolved("attack", "patch")
     assert not any("target" in plugins.resolved("attack", name) for name in AIMING)
@@ -42,7 +42,7 @@ def test_the_signature_says_which_attacks_can_aim():
     "spec", ["fgsm", "pgd(steps=50)", "pgd(steps=50, early_stop=False)", "apgd_ce(steps=50)", "apgd_dlr(steps=50)"]
 )
 def test_with_two_classes_the_target_is_reached_where_the_optimum_reaches_it(spec, norm, dual):
-    """The gap closes by eps times the dual norm of the difference of the weights; the box is far."""
+    """The gap to the target closes by eps times the dual norm of the weight difference; the box is far away."""
     model = linear(2, 3, 4, 4)
     x = 0.5 + 0.1 * (torch.rand(40, 3, 4, 4, generator=seeded(1)) - 0.5)
     y = model(x).argmax(1)
@@ -94,7 +94,7 @@ def test_success_is_the_target_and_no_other_class(name, norm, trained):
 
 @pytest.mark.parametrize("name", ["pgd", "apgd_ce", "apgd_dlr", "square", "noise"])
 def test_a_sample_that_is_the_target_is_done(name, trained):
-    """At the first look, wherever it is."""
+    """The attack accepts the clean image or a point near it, although it is far from the given label."""
     net, x, y = trained
     attack = plugins.load("attack", cheap(name))
     wrong = (y + 1) % 10
@@ -111,8 +111,8 @@ def test_the_goals_agree_on_two_classes():
     torch.testing.assert_close(away.closeness(logits[2:], y[2:]), towards.closeness(logits[2:], 1 - y[2:]))
     assert not away.reached(logits[:1], y[:1])
     assert not towards.reached(logits[:1], 1 - y[:1])
-    assert away.reached(logits[1:2], y[1:2]), "no class is a wrong answer"
-    assert not towards.reached(logits[1:2], 1 - y[1:2]), "and no target"
+    assert away.reached(logits[1:2], y[1:2]), "a NaN output predicts no class, which counts as an error"
+    assert not towards.reached(logits[1:2], 1 - y[1:2]), "a NaN output does not reach the target"
 
 
 @pytest.mark.parametrize("target", [torch.zeros(3).long(), torch.zeros(40)])
@@ -127,14 +127,15 @@ def near_grey(n: int = 12, size: int = 4) -> Tensor:
 
 
 def distance_to(target: Tensor, model: nn.Sequential, x: Tensor, norm: str) -> Tensor:
-    """How far from x a linear model gives the target: N, by a linear programme in linf, a quadratic one in l2."""
+    """Return the distance from each image to the nearest point where a linear model predicts the target (N), by a linear
+    programme in linf and a quadratic one in l2."""
     weight, logits, nearest = model[1].weight.double(), model(x).double(), []
     for row, aim in enumerate(target.tolist()):
         other = [k for k in range(len(weight)) if k != aim]
-        a = (weight[aim] - weight[other]).numpy()  # the target leads where a delta >= b
+        a = (weight[aim] - weight[other]).numpy()  # the target has the largest logit where a delta >= b
         b = (logits[row, other] - logits[row, aim]).numpy()
         size = a.shape[1]
-        if norm == "l2":  # the dual of the nearest point of a polyhedron is a problem of non-negative least squares
+        if norm == "l2":  # the nearest point of a polyhedron: its dual is a non-negative least-squares problem
             rows, last = np.vstack([a.T, b]), np.append(np.zeros(size), 1)
             rest = last - rows @ nnls(rows, last)[0]
             nearest.append(np.linalg.norm(rest[:-1] / rest[-1]))
@@ -148,7 +149,7 @@ def distance_to(target: Tensor, model: nn.Sequential, x: Tensor, norm: str) -> T
 
 @pytest.mark.parametrize(
     ("spec", "least"),
-    # Logits of about 1 mix the other classes' gradients into that of the cross-entropy.
+    # With logits of about 1, the gradient of cross-entropy also contains the gradients of the other classes.
     [("pgd(steps=50)", 0.2), ("apgd_ce(steps=50)", 0.3), ("apgd_dlr(steps=50)", 1), ("square(queries=500)", 1)],
 )
 def test_targets_are_reached_where_a_linear_programme_says_that_they_can(spec, least):
@@ -230,7 +231,7 @@ def test_the_targets_that_rotations_reach_are_foolboxs(trained):
 
 
 def test_what_square_takes_up_is_near_the_target(trained):
-    """`within` is about the way to the target, not to any error."""
+    """The option `within` refers to the distance to the target, not to the distance to any error."""
     net, x, y = trained
     ranked = net(x).argsort(1, descending=True)
     start, threat = (x + 0.02).clamp(0, 1), ThreatModel("linf", 0.05)

@@ -34,7 +34,7 @@ def perturbation(x_adv, x):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_of_a_linear_model_it_is_the_steepest_way_of_the_whole_radius(norm):
-    """All samples of class 0: eps times the direction of steepest ascent of the difference of the two logits."""
+    """For samples of class 0, it is eps times the direction of steepest ascent of the difference of the two logits."""
     net, x = linear(), 0.5 + 0.05 * torch.randn(50, 2, 6, 6, generator=seeded(1))
     y = torch.zeros(50, dtype=torch.int64)
     threat = ThreatModel(norm, RADII[norm])
@@ -50,7 +50,7 @@ def test_it_is_one_for_all_inside_the_ball_and_images_are_clipped(norm):
     x = torch.rand(70, 2, 6, 6, generator=seeded(2))
     y = net(x).argmax(1)
     x_adv = universal(net, x, y, threat, steps=20, generator=seeded())
-    inner = ((x_adv > 0) & (x_adv < 1)).flatten(1)  # no wall was in the way
+    inner = ((x_adv > 0) & (x_adv < 1)).flatten(1)  # pixels that the box did not cut off
     delta = (x_adv - x).flatten(1)
     for place in range(72):
         values = delta[inner[:, place], place]
@@ -66,7 +66,7 @@ def test_it_carries_over_to_images_that_it_has_not_seen():
     x, y = fit_digits(net, epochs=12)
     threat = ThreatModel("linf", 0.25)
     delta = (universal(net, x[:200], y[:200], threat, generator=seeded()) - x[:200]).flatten(1)
-    whole = delta.gather(0, delta.abs().argmax(0)[None]).view_as(x[:1])  # where no wall was in the way
+    whole = delta.gather(0, delta.abs().argmax(0)[None]).view_as(x[:1])  # as at pixels that the box did not cut off
     unseen, labels = x[200:400], y[200:400]
     with torch.no_grad():
         ours = (net((unseen + whole).clamp(0, 1)).argmax(1) == labels).float().mean()

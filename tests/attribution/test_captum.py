@@ -36,7 +36,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> Classifier:
-    """No two activations share a tensor and no window of a pooling overlaps, so that captum is right by itself."""
+    """Return a model whose activations share no tensor and whose pooling windows do not overlap, so that captum is correct."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2)),
@@ -56,7 +56,7 @@ def seed(value: int = 0) -> None:
 
 
 def by_hand(model: nn.Module, method: str, x: Tensor, y: Tensor) -> Tensor:
-    """Captum's map of one image."""
+    """Return captum's map of one image."""
     black, three = torch.zeros_like(x), torch.cat([baseline_of(x, kind) for kind in ("black", "mean", "blur")])
     mask = segmented(x[0], 16)[None, None]
     seed()
@@ -125,7 +125,7 @@ def test_smoothgrad_of_a_linear_model_is_its_weight(linear: tuple[nn.Module, Ten
 
 
 def by_segment(values: Tensor, images: Tensor, segments: int) -> Tensor:
-    """Each pixel with the sum of its superpixel's values."""
+    """Return maps in which each pixel has the sum of the values in its superpixel."""
     maps = []
     for value, image in zip(values, images, strict=True):
         mask = segmented(image, segments)

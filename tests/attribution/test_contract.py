@@ -25,7 +25,7 @@ METHODS = [name + CHEAP.get(name, "") for name in names("attribution")]
 
 
 class Net(nn.Module):
-    """BatchNorm and dropout make the modes differ; ReLU is in place, once as a module and once as a function."""
+    """A network in which train and eval mode differ, with in-place ReLU, once as a module and once as a function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def test_the_model_is_left_bit_for_bit(method: str, training: bool, model: Net, 
     model(images).sum().backward()  # leaves gradients behind
     expected = explain(copy.deepcopy(model), images, 1, method)
     model.train(training)
-    model.relu.train(not training)  # modes need not agree
+    model.relu.train(not training)  # submodules may be in different modes
     hook = model.conv2.register_forward_hook(lambda *_: None)
     before = copy.deepcopy(model)
     grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -57,7 +57,7 @@ def test_pixels_are_drawn_as_they_are_and_the_same_input_gives_the_same_bytes(tm
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    # Half of the two images each, of 448 pixels a side; the perturbation of nothing is grey.
+    # The picture shows two images of 448 x 448, each half red. The perturbation is zero and is therefore drawn grey.
     assert (pixels == [255, 0, 0]).all(1).sum() == 448 * 448
     assert 448 * 448 <= (np.abs(pixels.astype(int) - 128) <= 1).all(1).sum() < 448 * 448 + 500
 

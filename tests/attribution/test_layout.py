@@ -40,7 +40,7 @@ def swin(width: int = 24) -> nn.Module:
 
 
 class Tokens(nn.Module):
-    """As timm writes a ViT: N,T,C, with class and register tokens where they are asked for."""
+    """A vision transformer with tokens N,T,C, as in timm, and extra tokens before (front) and after (back) the patches."""
 
     def __init__(
         self, front: int = 1, back: int = 0, patch: int = 8, norms: bool = True, convolve: bool = True
@@ -72,7 +72,7 @@ class Tokens(nn.Module):
 
 
 def by_hand(model: nn.Module, layer: str, x: Tensor, to_grid) -> Tensor:
-    """GradCAM by hooks and one gradient; to_grid brings the layer's output to N,C,H,W."""
+    """Return GradCAM computed with hooks and one gradient; to_grid brings the output of the layer to N,C,H,W."""
     kept: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     logits = model(x.clone().requires_grad_())
@@ -161,7 +161,7 @@ def test_convnext_layers_are_taken_as_they_lie(images: Tensor) -> None:
     model = ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=4).eval()
     for layer, to_grid in (
         ("features.3", lambda output: output),
-        ("features.0.1", lambda output: output),  # a layer norm that turns its input and turns it back
+        ("features.0.1", lambda output: output),  # a layer norm that permutes its input and permutes it back
         ("features.3.0.block.2", last_to_first),
         ("features.3.0.block.3", last_to_first),
         ("features.3.0.block.6", lambda output: output),
@@ -183,7 +183,7 @@ def test_tokens_that_lead_nowhere_are_refused(images: Tensor) -> None:
 
 
 class Turned(nn.Module):
-    """A cube of 8x8x8 that comes from nowhere in particular."""
+    """A model with a layer whose output is 8x8x8, so that nothing tells which axis holds the channels."""
 
     def __init__(self, last: bool) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ def test_a_layout_that_cannot_be_told_is_asked_for(last: bool, images: Tensor) -
 
 
 def test_layers_without_a_place_for_each_patch_are_refused(images: Tensor) -> None:
-    class Batched(Tokens):  # T,N,C, as CLIP's blocks
+    class Batched(Tokens):  # tokens T,N,C, as in CLIP
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.norm(self.norm1(self.embed(x).transpose(0, 1))).mean(0))
 

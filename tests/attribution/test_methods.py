@@ -23,7 +23,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def model() -> Classifier:
-    """A small network whose last convolution has a grid of 2x2, like VGG16's on 32x32."""
+    """Return a small network whose last convolution has a grid of 2x2, like that of VGG16 on 32x32."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), nn.MaxPool2d(4)),
@@ -59,7 +59,7 @@ def test_baselines_are_what_they_are_called(images: Tensor) -> None:
     blurred = baseline_of(images, "blur")
     assert blurred.shape == images.shape
     assert blurred.std() < images.std() / 3
-    for side in (1, 2, 3, 8):  # the blur's reflecting border must fit the smallest image
+    for side in (1, 2, 3, 8):  # the reflected border of the blur must fit the smallest image
         assert baseline_of(torch.rand(1, 1, side, side + 1), "blur").isfinite().all()
 
 
@@ -89,7 +89,7 @@ def test_integrated_gradients_do_not_depend_on_the_internal_batch_size(
 
 @pytest.mark.parametrize("baseline", ["black", "mean", "blur"])
 def test_integrated_gradients_are_complete(baseline: str, model: Classifier, images: Tensor) -> None:
-    """They add up to logit(x) - logit(baseline)."""
+    """The values add up to logit(x) - logit(baseline)."""
     maps = explain(model, images, TARGET, f"integrated_gradients(steps=300, baseline='{baseline}')")
     with torch.no_grad():
         change = (model(images) - model(baseline_of(images, baseline))).gather(1, TARGET[:, None]).squeeze(1)

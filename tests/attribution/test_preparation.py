@@ -12,7 +12,7 @@ from robustcls.models.checkpoint import build
 
 
 class Tangled(nn.Module):
-    """One ReLU in place, used twice as a module and once as a function; a pooling whose windows overlap."""
+    """A network with one in-place ReLU module used twice, an in-place ReLU function, and one pooling module used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Tangled(nn.Module):
 
 
 class Rewritten(Tangled):
-    """The same function with a separate module for each use, and a separate tensor between them."""
+    """The same function with a separate module for each use, and separate tensors between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def completeness_gap(model: nn.Module, x: Tensor) -> float:
 
 
 def shaken(model: nn.Module) -> nn.Module:
-    """With weights at which activations neither die nor explode, and statistics that are not the identity."""
+    """Return the model with weights at which activations neither vanish nor explode, and random BatchNorm statistics."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -159,7 +159,7 @@ def test_deeplift_is_complete_on_our_architectures(arch: str) -> None:
     ("name", "side"), [("alexnet", 64), ("vgg11", 32), ("resnet18", 64), ("googlenet", 64), ("inception_v3", 75)]
 )
 def test_deeplift_is_complete_on_architectures_of_torchvision(name: str, side: int) -> None:
-    """Overlapping poolings, ReLU in place and used again, additions in place, poolings as functions."""
+    """They contain overlapping poolings, reused in-place ReLUs, in-place additions, and poolings as functions."""
     torchvision = pytest.importorskip("torchvision")
     more = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = shaken(torchvision.models.get_model(name, weights=None, num_classes=4, **more))
@@ -188,7 +188,7 @@ def test_a_vision_transformer_of_timm_can_be_explained() -> None:
 
 
 class Noisy(nn.Module):
-    """A model whose logits change from call to call, so that no copy can have them."""
+    """A model whose logits change from call to call, so that no copy can have the same logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ def test_a_copy_with_other_logits_is_refused() -> None:
 
 
 class InPlace(nn.Module):
-    """Normalises its input in place."""
+    """A model that normalises its input in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ def test_a_model_that_overwrites_its_input_is_explained_as_it_is(method: str) ->
 
 
 class Functional(nn.Module):
-    """An activation that fx cannot reach."""
+    """A model with an activation that torch.fx cannot reach."""
 
     def __init__(self) -> None:
         super().__init__()

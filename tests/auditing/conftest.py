@@ -1,4 +1,4 @@
-"""Digits with errors planted, and their audit."""
+"""Digits with planted label errors, and their audit."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def planted(digits):
-    """The digits with other labels on a share of them, and a mask of these."""
+    """Return the digits with wrong labels on a share of them, and a mask of the wrong ones."""
     draws = torch.Generator().manual_seed(0)
     wrong = torch.rand(len(digits), generator=draws) < SHARE
     other = (digits.labels + torch.randint(1, 10, (len(digits),), generator=draws)) % 10

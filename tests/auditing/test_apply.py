@@ -20,7 +20,7 @@ from robustcls.results.audit import BOUNDARY, LABEL_ERROR, Finding
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """train/ and test/ of two classes; two files of one name in two classes."""
+    """Return a folder with train/ and test/ of two classes, where file names occur in both classes."""
     draws = numpy.random.default_rng(0)
     for split, count in (("train", 6), ("test", 2)):
         for name in ("cat", "dog"):
@@ -135,7 +135,7 @@ def test_files_that_were_skipped_as_corrupt_are_not_copied(photos, decide, tmp_p
 
 
 def test_images_that_nobody_decided_about_keep_their_names(photos, decide, tmp_path):
-    """cat/1.png moves to dog, which already has a 1.png and a file with the alternative name."""
+    """cat/1.png moves to dog, which already has a 1.png and a file with the alternative name that would be used."""
     before = hashes(photos)
     taken = photos / "train" / "dog" / "000001-1.png"
     (photos / "train" / "dog" / "5.png").rename(taken)
@@ -245,7 +245,7 @@ NAMES = [
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_its_own_tables_can_be_read_back(tmp_path, delimiter):
-    """With any names and any delimiter that a spreadsheet writes, no cell is a formula and no digest a number."""
+    """For any file names and any delimiter that a spreadsheet writes, no cell is a formula and no digest a number."""
     digests = ["1234567890123456", "12e3456789012345", "0" * 16]
     made = [
         Finding(i, i % 3, (i + 1) % 3, LABEL_ERROR, -0.5, digests[i % 3], name, odds=3.0)

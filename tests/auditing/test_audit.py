@@ -51,8 +51,8 @@ def test_finds_little_where_nothing_was_planted(digits, config):
 
 
 def by_heart(images, rows) -> torch.nn.Module:
-    """A net that is trained until it knows the labels of these images by heart, as the audit's own, which validation
-    selects, do not."""
+    """Return a net that is trained until it has memorised the labels of these images. The audit's own models, which
+    validation selects, have not."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -128,7 +128,7 @@ def test_says_why_a_split_is_not_searched(config):
 
 
 def unlike(split):
-    """Digits whose test images are larger."""
+    """Return digits whose test images are larger."""
     images = load_split("digits(size=8)", split).take(torch.arange(300))
     pixels = images.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3) if split == "test" else images.pixels
     return pixels, images.labels, images.classes
@@ -144,14 +144,15 @@ def test_the_boundary(planted, audited):
 
 
 def test_what_predicted_is_what_is_attacked(planted, config):
-    """If training flips images, predictions average both sides: an image that they classify correctly has distance above 0."""
+    """If training flips images, predictions average over an image and its mirror image, and so must the attacked model. Then
+    every image that is classified correctly has a distance above 0."""
     images = replace(planted[0].take(torch.arange(400)), flip=True)
     found, folds = audit_data(replace(config, data=None, epochs=2, attack_n=400, eps="1e-6", minimum_n=150), images)
     for number, model in enumerate(folds.models):
         rows = (folds.fold == number).nonzero().squeeze(1)
         torch.testing.assert_close(probabilities_of(model, images.take(rows)), folds.probabilities[rows])
     assert found.attacked == 400
-    assert all(pair.clean == pair.attacked for pair in found.pairs), "by so little, no class changes"
+    assert all(pair.clean == pair.attacked for pair in found.pairs), "the radius is too small to change a class"
     assert len(found.boundary) > 20
     assert all(one.score > 0 for one in found.boundary)
 
@@ -175,7 +176,7 @@ def test_pairs_into_which_attacks_go_are_kept_too(audited):
 
 
 def test_attacks_confuse_more(audited):
-    """Of the pairs together, more images are taken for the other class under attack than without."""
+    """Over all pairs of classes, more images are taken for the other class under attack than without an attack."""
     pairs = [pair for pair in audited[0].pairs if pair.attacked]
     clean = sum(pair.clean.correct for pair in pairs) / sum(pair.clean.total for pair in pairs)
     attacked = sum(pair.attacked.correct for pair in pairs) / sum(pair.attacked.total for pair in pairs)

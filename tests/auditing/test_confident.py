@@ -7,11 +7,11 @@ from robustcls.auditing.confident import find_label_errors
 
 
 def noisy(seed: int, n: int = 2000, classes: int = 6, share: float = 0.1):
-    """Probabilities of a fair model, and labels of which a share is wrong."""
+    """Return the probabilities of a fairly good model, labels of which a share is wrong, and a mask of the wrong ones."""
     draws = torch.Generator().manual_seed(seed)
     truth = torch.randint(classes, (n,), generator=draws)
     logits = torch.randn(n, classes, generator=draws)
-    logits[torch.arange(n), truth] += 3 + torch.arange(classes)[truth] * 0.3  # classes of unlike confidence
+    logits[torch.arange(n), truth] += 3 + torch.arange(classes)[truth] * 0.3  # some classes get more confidence
     wrong = torch.rand(n, generator=draws) < share
     labels = torch.where(wrong, (truth + torch.randint(1, classes, (n,), generator=draws)) % classes, truth)
     return logits.softmax(1), labels, wrong
@@ -21,9 +21,9 @@ def test_a_case_by_hand():
     p = torch.tensor([
         [0.9, 0.1, 0.0],
         [0.7, 0.2, 0.1],
-        [0.2, 0.8, 0.0],  # label 0, but as surely 1 as the ones that are
+        [0.2, 0.8, 0.0],  # label 0, but as probably class 1 as images labelled 1
         [0.3, 0.6, 0.1],
-        [0.5, 0.4, 0.1],  # label 1; most probably 0, which is below the threshold of 0: not confident
+        [0.5, 0.4, 0.1],  # label 1; class 0 is more probable, but below its threshold
         [0.2, 0.0, 0.8],
     ], dtype=torch.float64)  # fmt: skip
     y = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -37,7 +37,7 @@ def test_a_case_by_hand():
 
 
 def test_a_label_that_is_most_probable_is_no_issue():
-    """Class 1 is never probable, so its threshold is low and most images reach it."""
+    """Class 1 never has a high probability, so its threshold is low and most images reach it."""
     p = torch.tensor([[0.55, 0.45], [0.95, 0.05], [0.9, 0.1], [0.8, 0.2]])
     found = find_label_errors(p, torch.tensor([0, 0, 0, 1]))
     assert found.issue.tolist() == [False, False, False, True]
@@ -52,7 +52,7 @@ def test_the_most_suspicious_come_first():
     others = p.double().scatter(1, y[:, None], 0).amax(1) / p.double().gather(1, y[:, None]).squeeze(1)
     assert torch.allclose(found.ratio, others.log())
     assert (others[order].diff() <= 0).all()
-    assert (found.margin[order].diff() < 0).any(), "another order than that of the difference"
+    assert (found.margin[order].diff() < 0).any(), "the order differs from an order by margin"
 
 
 def test_a_probability_of_zero_is_ranked_first():
@@ -66,7 +66,7 @@ def test_a_probability_of_zero_is_ranked_first():
 def test_finds_what_was_planted(seed):
     p, y, wrong = noisy(seed)
     issue = find_label_errors(p, y).issue
-    assert (issue & wrong).sum() / wrong.sum() > 0.6  # those that reach no threshold are left alone
+    assert (issue & wrong).sum() / wrong.sum() > 0.6  # images that reach no threshold are not reported
     assert (issue & wrong).sum() / issue.sum() > 0.75
 
 
@@ -94,7 +94,7 @@ def test_agrees_with_cleanlab(seed, share):
 
 
 def weak(seed: int, n: int = 1000, classes: int = 4):
-    """Probabilities of a poor model, by which several classes often reach their thresholds."""
+    """Return the probabilities of a poor model, for which several classes often reach their thresholds."""
     draws = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (n,), generator=draws)
     logits = 0.7 * torch.randn(n, classes, generator=draws) + torch.tensor([1.5, 0.5, 0.0, -0.5])
@@ -103,7 +103,7 @@ def weak(seed: int, n: int = 1000, classes: int = 4):
 
 
 def by_the_overall_argmax(p, y):
-    """cleanlab's rule, as it is documented: of several classes that reach their thresholds, the most probable of all."""
+    """Apply cleanlab's documented rule: if several classes reach their thresholds, take the most probable of all classes."""
     thresholds = torch.stack([p[y == k, k].mean() for k in range(p.shape[1])])
     reaches = p >= thresholds - 1e-6
     guess = p.argmax(1).where(reaches.sum(1) > 1, reaches.int().argmax(1))
@@ -112,7 +112,8 @@ def by_the_overall_argmax(p, y):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_where_it_differs_from_cleanlab(seed):
-    """Only where several classes reach their thresholds, the most probable of all is not among them, and the label is."""
+    """They differ only where several classes reach their thresholds, the most probable class does not, and the label is the
+    most probable of those that do."""
     p, y = weak(seed)
     p = p.double()
     reaches, theirs = by_the_overall_argmax(p, y)

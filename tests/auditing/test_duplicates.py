@@ -9,7 +9,7 @@ from robustcls.data.duplicates import digest
 
 
 def photos(n: int, seed: int = 0, side: int = 32) -> torch.Tensor:
-    """Images with coarse and fine structure, as photographs have it. uint8 N,3,side,side."""
+    """Return images with coarse and fine structure, like photographs: uint8 N,3,side,side."""
     draws = torch.Generator().manual_seed(seed)
     layers = [
         F.interpolate(torch.randn(n, 3, size, size, generator=draws), size=side, mode="bicubic")
@@ -49,7 +49,7 @@ def test_finds_twenty_planted_copies_and_nothing_else(change):
 @pytest.mark.parametrize("copied", [10, 50, 200])
 @pytest.mark.parametrize("times", [1, 3])
 def test_finds_copies_where_most_images_have_one(copied, times):
-    """As if the test split were the training split saved again."""
+    """This is the case if, for example, the test split is the training split saved again."""
     x = photos(200)
     draws = torch.Generator().manual_seed(2)
     copies = [
@@ -63,7 +63,7 @@ def test_finds_copies_where_most_images_have_one(copied, times):
 
 
 def test_what_is_usual_does_not_change_where_nothing_is_a_copy(digits):
-    """Against the median and the spread of each image's nearest, over all pairs."""
+    """The threshold is compared with one from the median and the spread of the nearest similarities over all pairs."""
     _, fine = _described(digits.pixels[:500])
     flat = F.normalize(fine.float().flatten(1))
     z = (flat @ flat.T).fill_diagonal_(-1).amax(1).clamp(max=0.999).atanh()
@@ -79,7 +79,7 @@ def test_equal_ones_alone_where_that_is_asked():
 
 
 def test_skies_are_no_copies():
-    """Their thumbnails are alike; they differ in details."""
+    """Their thumbnails are similar, but their details differ."""
     draws = torch.Generator().manual_seed(0)
     ramp = torch.linspace(200, 120, 32).view(1, 1, 32, 1).expand(200, 3, 32, 32)
     x = (ramp + 3 * torch.randn(200, 3, 32, 32, generator=draws)).round().clamp(0, 255).to(torch.uint8)
@@ -92,7 +92,8 @@ def test_digits_are_alike_without_being_copies(digits):
 
 
 def test_brightness_does_not_make_thumbnails_alike():
-    """Bright images have thumbnails of one direction, unless their mean is taken off: then all would be compared in detail."""
+    """If the mean were not subtracted, thumbnails of bright images would all be similar, and all pairs would be compared in
+    detail."""
     x = photos(60) // 4 + 190
     assert find_duplicates(torch.cat([x, x[:3]]))[0].rows == (0, 60)
     coarse, _ = _described(x)

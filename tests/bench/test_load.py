@@ -1,4 +1,4 @@
-"""The client of the suite serve, against a server with known answers; and its statistics, against closed forms."""
+"""The client of the suite `serve` against a server with known answers, and its statistics against closed forms."""
 
 import asyncio
 import math
@@ -20,7 +20,8 @@ REQUESTS = [_whole("/infer", 1, Payload(BODY + str(number).encode(), {"X-Extra":
 
 
 class Server:
-    """Answers as its `answer(number)` says: an awaitable of the bytes to send, None to close, "" to stay silent."""
+    """A server that answers each request with what the coroutine `answer(number)` returns: parts to send, None to close the
+    connection, or "" to send nothing."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -64,13 +65,13 @@ async def at_once(number):
 
 
 def load(answer, **job):
-    """The server, and the results of the requests."""
+    """Return the server and the log of the requests."""
     server = Server(answer)
 
     async def run():
         async with server.running() as port:
             log = await Load(Job(**{"port": port, "requests": REQUESTS, "deadline": 20, "connections": 4} | job)).run()
-            await asyncio.sleep(0.05)  # the server sees who hung up
+            await asyncio.sleep(0.05)  # until the server has seen closed connections
             return log
 
     return server, asyncio.run(run())
@@ -90,7 +91,7 @@ def test_a_closed_loop_of_some_time_counts_what_was_answered_in_it():
     held = []
 
     async def answer(number):
-        if number >= 8:  # those are answered after the time
+        if number >= 8:  # answered after the measured time
             held.append(number)
             await asyncio.sleep(0.5)
         return [response()]
@@ -111,14 +112,14 @@ def test_an_open_loop_does_not_wait_for_answers():
         everything = everything or asyncio.Event()
         if number == count - 1:
             everything.set()
-        await everything.wait()  # a closed loop would wait for ever
+        await everything.wait()  # a closed loop would wait forever
         return [response()]
 
     server, log = load(answer, rate=rate, count=count, connections=count)
     assert log["status"] == [200] * count
     assert server.most == count
     for number, latency in enumerate(log["latency"]):
-        assert latency >= (count - 1 - number) / rate  # from when it was due to the last arrival
+        assert latency >= (count - 1 - number) / rate  # from its due time to the last arrival
     assert log["seconds"] == pytest.approx(count / rate)
 
 
@@ -133,7 +134,7 @@ def test_time_that_a_request_waits_for_a_connection_counts():
     assert server.connections == server.most == 1
     assert log["status"] == [200] * count
     for number, latency in enumerate(log["latency"]):
-        assert latency >= (number + 1) * delay - number / rate - 1e-3  # one after another, though all were due at once
+        assert latency >= (number + 1) * delay - number / rate - 1e-3  # one connection serves all, one by one
 
 
 @pytest.mark.parametrize("spin", [False, True])
@@ -181,7 +182,7 @@ def test_connections_that_the_server_closes_are_opened_again(told):
     closing = []
 
     async def answer(number):
-        if not told and number in (3, 6):  # a kept connection ends before anything of an answer
+        if not told and number in (3, 6):  # a kept connection closes before any answer
             closing.append(number)
             return None
         return [response(headers=b"Connection: close\r\n" if told else b"")]
@@ -211,15 +212,15 @@ def test_quantiles_by_hand():
     hundred = [float(number) for number in range(1, 101)]
     assert [quantile(hundred, q) for q in (0.01, 0.5, 0.99)] == [1, 50, 99]
     assert quantile(hundred, 0.99, larger=1) == 100  # the 100th of 101
-    assert quantile(hundred, 0.99, larger=2) is None  # the 101st of 102 was not answered
+    assert quantile(hundred, 0.99, larger=2) is None  # the 101st of 102 has no latency
     assert quantile([], 0.5) is None
     assert quantile([7.0], 0.5) == 7
 
 
 def test_intervals_are_order_statistics():
     hundred = [float(number) for number in range(1, 101)]
-    assert interval(hundred, 0.5) == [40, 61]  # as tables of the median have it
-    assert interval(hundred, 0.99)[1] is None  # a hundred values do not bound it
+    assert interval(hundred, 0.5) == [40, 61]  # as in tables for the median
+    assert interval(hundred, 0.99)[1] is None  # 100 values give no upper bound
     assert interval([], 0.5) == [None, None]
     for n, q in ((5000, 0.99), (300, 0.5), (1000, 0.9)):
         low, high = interval([float(number) for number in range(1, n + 1)], q)
@@ -237,8 +238,8 @@ def test_a_load_in_numbers_by_hand():
     answers = Answers.of(log)
     assert (answers.sent, answers.answered, answers.refused, answers.missed, answers.errors) == (8, 3, 2, 2, 1)
     assert answers.latencies == [2, 4, 6]
-    assert answers.rate == 1.0  # the last came after the time
-    assert answers.accepted(0.5) == 6  # the third of six: without the two that were refused
+    assert answers.rate == 1.0  # the last answer came too late
+    assert answers.accepted(0.5) == 6  # the third of six, without the two that were refused
     assert answers.accepted(0.99) is None
     assert answers.quantile(0.25) == 4
     found = overload(answers, capacity=4.0)

@@ -1,4 +1,4 @@
-"""The suite serve: all payloads are the same image, and a real service is measured."""
+"""The suite `serve`: all payloads contain the same image, and a real service is measured."""
 
 import json
 import os

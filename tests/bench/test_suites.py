@@ -1,4 +1,4 @@
-"""The benchmark: operations are counted correctly, rounds give medians, failures have a row."""
+"""The benchmark counts operations correctly, reports medians over rounds, and gives failures a row."""
 
 import pytest
 import torch
@@ -32,14 +32,14 @@ def images():
     ("workload", "passes"),
     [
         ("clean", 3), ("fgsm_rs", 2 + 3), ("pgd3", 3 * 2 + 3),
-        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, two images in the update
+        ("trades3", 1 + 3 * 2 + 2 * 3),  # the clean prediction, the attack, and an update on two batches
     ],
 )  # fmt: skip
 def test_operations_of_an_update_are_its_passes(workload, passes, images):
     size = images.pixels.shape[1:]
     forward = forward_flops(build(TASK["arch"], classes=images.classes, input_size=size), size)
     counted = update_flops(workload, images, TASK) / forward
-    # No gradient reaches the images of an update, nor the clean ones' first layer: a little under whole passes.
+    # An update computes no gradients of the images, and for clean images none in the first layer, hence slightly fewer.
     assert passes - 0.5 < counted <= passes + 0.01
 
 

@@ -1,4 +1,4 @@
-"""Bounds against independent results: all points of a grid, closed forms, a plain loop over the neurons."""
+"""Bounds against independent results: all points of a grid, closed forms, and a plain loop over the neurons."""
 
 import copy
 import math
@@ -34,7 +34,7 @@ def tiny(seed, inputs=2, gain=2.0):
 
 
 def least_margins(net, x, y, norm, eps):
-    """By brute force, over a grid of the ball and the box: K."""
+    """Return the smallest margins over a grid of ball and box (K), by brute force."""
     sides = [torch.linspace(0, 1, 401 if x.numel() == 2 else 40001, dtype=torch.float64)] * x.numel()
     points = torch.cartesian_prod(*sides).view(-1, x.numel())
     away = points - x.view(-1).double()
@@ -61,10 +61,10 @@ def test_a_bound_is_below_the_least_margin_of_all_points(method, norm, inputs):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_crown_is_exact_where_every_neuron_keeps_its_sign(norm):
-    """The network is linear there, so that its bound is its value less eps times the dual norm of the gradient."""
+    """The network is linear there, so the bound is the margin minus eps times the dual norm of its gradient."""
     for seed in range(5):
         net, eps = tiny(seed, 36, gain=1.0), 1e-4
-        x = torch.rand(3, 1, 6, 6) * 0.8 + 0.1  # no wall of the box is near
+        x = torch.rand(3, 1, 6, 6) * 0.8 + 0.1  # far from the edge of the box
         y = net(x).argmax(1)
         found = certify_bounds(net, x, y, ThreatModel(norm, eps))
         exact = copy.deepcopy(net).double()
@@ -80,7 +80,7 @@ def test_crown_is_exact_where_every_neuron_keeps_its_sign(norm):
 
 
 def crown_by_loops(weights, biases, low, high, c):
-    """CROWN for a network of linear layers and ReLU in linf, neuron by neuron (Zhang et al. 2018, theorem 3.2)."""
+    """Return CROWN's bound for linear layers and ReLU in linf, neuron by neuron (Zhang et al. 2018, theorem 3.2)."""
 
     def below(row, constant, layer, boxes):
         for index in range(layer, -1, -1):
@@ -109,7 +109,7 @@ def crown_by_loops(weights, biases, low, high, c):
 
 
 def test_crown_is_at_least_as_tight_as_a_plain_loop():
-    """Equal but for neurons whose interval from the layer before is the tighter one; equal in most cases."""
+    """Ours is tighter where intervals from the previous layer bound a neuron more tightly. In most cases both are equal."""
     equal = 0
     for seed in range(20):
         net = tiny(seed, 6, gain=1.5)
@@ -132,7 +132,7 @@ def test_crown_is_at_least_as_tight_as_a_plain_loop():
 
 @pytest.mark.parametrize("kind", ["convolution", "mean"])
 def test_a_convolutional_network_has_the_bounds_of_the_same_one_written_with_matrices(kind):
-    """Every convolution, BatchNorm and mean pooling as a matrix, from its Jacobian."""
+    """Every convolution, BatchNorm and mean pooling becomes a matrix, which is its Jacobian."""
     model = random_network(2, kind, "relu", 1.5)
     x = torch.rand(3, 2, 6, 6)
     y = model(x).argmax(1)
@@ -160,7 +160,7 @@ def test_a_convolutional_network_has_the_bounds_of_the_same_one_written_with_mat
 
 
 def test_interval_margins_are_those_of_the_paper():
-    """(w_y - w_k) mu - |w_y - w_k| r, after mu' = W mu + b and r' = |W| r."""
+    """The margins are (w_y - w_k) mu - |w_y - w_k| r, where each layer computes mu' = W mu + b and r' = |W| r."""
     net = tiny(3, 5).double()
     x, y = torch.rand(4, 1, 1, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     region = Region(x, ThreatModel("linf", 0.05))
@@ -179,7 +179,7 @@ def test_interval_margins_are_those_of_the_paper():
 
 
 def test_the_bound_of_a_line_in_l2_lies_between_the_best_and_the_dual_norms():
-    """Over ball and box; the least value itself by an optimiser (SLSQP)."""
+    """An optimiser (SLSQP) finds the exact minimum over ball and box."""
     from scipy.optimize import minimize
 
     torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_the_projects_architectures_are_known(spec):
 
 
 class Written(nn.Module):
-    """The same network with functions and methods instead of modules."""
+    """A network written with functions and methods instead of modules."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,7 @@ def test_functions_and_methods_are_read_too():
 
 
 def test_what_the_mask_keeps_does_not_count():
-    """A linear model that uses only one pixel, which may not change."""
+    """The linear model uses only one pixel, which the mask does not allow to change."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))
@@ -292,7 +292,7 @@ class Noisy(nn.Module):
 
 
 class Calls(nn.Module):
-    """A function of its input, as a module that is looked into."""
+    """A module that applies a function to its input; tracing looks inside it."""
 
     def __init__(self, function):
         super().__init__()

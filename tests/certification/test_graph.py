@@ -11,7 +11,7 @@ from robustcls.core.errors import InputError
 
 
 class Calls(nn.Module):
-    """A function of a value of 3 entries, and then of the layers inside."""
+    """Applies `function(self, h)` to the three outputs of a first layer, and then a last layer."""
 
     def __init__(self, function):
         super().__init__()
@@ -27,7 +27,7 @@ def plain():
 
 
 def bounds_of(net, n=1):
-    """Of one image, as all bounds of these models would be right for that one itself."""
+    """Return bounds for n random images, by default one."""
     torch.manual_seed(0)
     return certify_bounds(net.eval(), torch.rand(n, 1, 4, 4), torch.zeros(n, dtype=torch.long), "linf:0.01")
 

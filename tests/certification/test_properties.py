@@ -1,4 +1,4 @@
-"""No point of the ball has a margin below a bound: random networks, our attacks, and deliberately broken bounds."""
+"""No point of a ball has a margin below its bound: random networks, our attacks, and deliberately broken bounds."""
 
 import pytest
 import torch
@@ -25,14 +25,14 @@ drawn = given(
 
 
 def violation(seed: int, kind: str, activation: str, gain: float, norm: str, share: float) -> float:
-    """How far, relative to the logits, a point of a ball has come below its bound: above 0 where one has.
+    """Return how far a margin in the ball lies below its bound, relative to the logits; above 0 if a bound is violated.
 
-    share: of the radius at which little is left of the image.
+    share: the radius, as a share of a radius at which little is left of the image (1 in linf, 4 in l2).
     """
     model = random_network(seed, kind, activation, gain)
-    x = torch.rand(16, 2, 6, 6).round(decimals=1)  # some of which lie at the edge of the box
+    x = torch.rand(16, 2, 6, 6).round(decimals=1)  # some pixels lie at the edge of the box
     y = model(x).argmax(1)
-    y[::4] = (y[::4] + 1) % CLASSES  # and some labels are wrong
+    y[::4] = (y[::4] + 1) % CLASSES  # some labels are wrong
     threat = ThreatModel(norm, share if norm == "linf" else 4 * share)
     found = certify_bounds(model, x, y, threat)
     points = [x, points_in(x, threat, 4)]
@@ -53,7 +53,7 @@ def violation(seed: int, kind: str, activation: str, gain: float, norm: str, sha
 @settings(max_examples=80, deadline=None)
 @drawn
 def test_no_attack_and_no_point_comes_below_a_bound(**case):
-    """80 networks of 40 kinds, 16 images each, 7 points of every ball: 9,000 points, 18,000 margins."""
+    """This checks 80 networks of 40 kinds with 16 images each and 7 points per ball: 9,000 points, 18,000 margins."""
     assert violation(**case) <= 0
 
 
@@ -68,7 +68,7 @@ def test_crown_is_at_least_as_tight_as_crown_ibp_and_that_as_intervals(seed, kin
 
 
 def cases(count: int):
-    """A fixed part of the cases of the test above."""
+    """Yield a fixed selection of the cases of the test above."""
     generator = torch.Generator().manual_seed(0)
     for seed in range(count):
         gain, share = (torch.rand(2, generator=generator) * torch.tensor([3.5, 0.5])).tolist()

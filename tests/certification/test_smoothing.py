@@ -39,7 +39,10 @@ def noise_of(seed, sample, purpose, n, shape):
 
 
 def plain_loop(model, image, first, then, sigma, alpha):
-    """CERTIFY of the paper, one noisy image after another. first, then: the noise. Class, radius, count."""
+    """Return class, radius and count by CERTIFY of the paper, one noisy image after another.
+
+    first, then: the noise for the choice of the class, and for counting.
+    """
 
     def counts(noise):
         found = [0] * 4
@@ -70,12 +73,12 @@ def test_it_is_the_plain_loop_with_the_same_noise_and_within_the_bound_with_othe
         counted = plain_loop(model, x[number], *other, SIGMA, ALPHA)[2]
         if sample.candidate == int(y[number]):
             spread = math.sqrt(2 * N * 0.25)
-            assert abs(counted - count) < 4.5 * spread, "two samples of one binomial distribution"
+            assert abs(counted - count) < 4.5 * spread, "both are draws from the same binomial distribution"
     assert len({sample.count for sample in found.record.samples}) > 1
 
 
 def test_the_radius_of_a_linear_classifier_is_its_distance_and_never_more():
-    """Noise along the weights alone counts: the smoothed classifier's true radius is the margin itself."""
+    """Only noise along the weights matters, so the true radius of the smoothed classifier is the margin itself."""
     margins = [0.02, 0.1, 0.2, 0.3, 0.4, -0.2]
     net, x = images_at(margins)
     n = 20_000
@@ -87,7 +90,7 @@ def test_the_radius_of_a_linear_classifier_is_its_distance_and_never_more():
             low = p - 5.5 * math.sqrt(p * (1 - p) / n)
             assert SIGMA * norm.ppf(low) < radius < margin
         if margin < -0.05:
-            assert (predicted, radius) == (1, 0.0), "certain of the wrong class: no certificate"
+            assert (predicted, radius) == (1, 0.0), "the vote is for the wrong class"
     assert found.accuracy_at(0) == found.certified.double().mean() <= 5 / 6
     assert found.accuracy_at(0.15) == 3 / 6
     assert found.accuracy_at(found.radius.max().item()) == 1 / 6
@@ -105,7 +108,8 @@ def test_swapped_labels_certify_nothing():
 
 
 class Fickle(TwoClasses):
-    """Right on every clean image at a multiple of the period, and a coin's throw under noise: as if never trained with it."""
+    """A model that is right on clean images whose margin is a multiple of the period, but guesses under noise, like a model
+    that was not trained with noise."""
 
     def margin(self, x):
         return torch.cos(500 * super().margin(x))
@@ -116,12 +120,12 @@ def test_a_model_that_noise_confuses_certifies_nothing_however_accurate():
     y = torch.zeros(10, dtype=torch.long)
     assert Fickle()(x).argmax(1).eq(0).all()
     found = robustcls.certify(Fickle(), x, y, SIGMA, n=500, n0=50)
-    assert not found.certified.any(), "of ten a false certificate has a chance of 1%, and the seed is fixed"
+    assert not found.certified.any(), "a false certificate among ten has a probability of 1%, and the seed is fixed"
     assert found.record.abstained == 10
 
 
 def test_two_seeds_agree_within_the_bound():
-    """Neither radius exceeds the true one: if each fails once in a thousand, 40 hold but for one at most."""
+    """A radius exceeds the true one with a probability of at most 0.001, so of 40 radii at most one should."""
     margins = [0.05 + 0.02 * number for number in range(20)]
     net, x = images_at(margins)
     y = torch.zeros(20, dtype=torch.long)
@@ -179,7 +183,7 @@ def test_the_fewest_draws_are_the_closed_form():
 
 
 def votes_of(*answers):
-    """Stands for a model with these vote counts; the first counts choose the class."""
+    """Return a stand-in for a model with these vote counts; the first counts choose the class."""
     given = iter(answers)
     return lambda n, purpose: torch.tensor(next(given))
 
@@ -212,7 +216,7 @@ class Random(TwoClasses):
 
 
 class Together(TwoClasses):
-    """Statistics of the batch."""
+    """A model whose output depends on the whole batch."""
 
     def forward(self, x):
         return super().forward(x - x.mean(0, keepdim=True))
@@ -266,5 +270,5 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
         robustcls.certify(net, x, y, SIGMA, n=N + 1, resume=tmp_path / "kept")
     found = robustcls.certify(net, x, y, SIGMA, n=N, resume=tmp_path / "kept")
     assert found.record.samples == whole
-    assert len(done) == 4, "two files of two samples each were there"
+    assert len(done) == 4, "two files with two samples each were kept"
     assert not (tmp_path / "kept").exists()

@@ -1,4 +1,4 @@
-"""A choice among tiny nets, of two epochs each, so that it does not depend on the machine."""
+"""Options for a choice among tiny nets of two epochs each, so that the choice does not depend on the machine."""
 
 import pytest
 
@@ -10,7 +10,7 @@ NETS = [f"tests.helpers.tiny_run:{name}" for name in ("small_cnn", "tiny_net", "
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    """Of `robustcls.choose`."""
+    """Return options of `robustcls.choose`."""
     monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 2)
     monkeypatch.setattr("robustcls.choosing.choose.latency_of", lambda *_: (1.0, ""))
     common = {name: TINY[name] for name in KEPT}

@@ -46,7 +46,7 @@ def test_three_nets_two_rungs(options):
     assert (seeds, choice.noise) == ([0, 1, 2], max(accuracies) - min(accuracies))
     images = {
         read_file(choice.home / trial.folder / "last.pt")["data"] for trial in choice.seeds
-    }  # SHA-256 of training and validation
+    }  # SHA-256 of training and validation images
     assert len(images) == 1
     assert [trial.images for trial in choice.curve] == [40, 80, 160]
     assert len({trial.updates for trial in choice.curve}) == 1
@@ -60,7 +60,7 @@ def test_three_nets_two_rungs(options):
         trials = {trial.name: trial for trial in rung.trials}
         found = Difference.of(trials[choice.winner].chooses, trials[rival.second].chooses)
         assert (rival.difference, tuple(rival.ci95)) == (found.value, found.ci95)
-        assert rival.claimable == (found.claimable(choice.noise) and not rival.unequal)  # on a busy machine it may be
+        assert rival.claimable == (found.claimable(choice.noise) and not rival.unequal)  # on a busy machine
 
 
 def test_digits_are_those_of_the_checkpoint_on_the_validation_images(options):
@@ -103,7 +103,7 @@ def test_what_was_cut_off_goes_on_to_the_same_end(options, tmp_path):
     assert not (tmp_path / "other" / "choose.json").exists()
     rest = []
     choice = choose_given(given, on_batch=lambda run: rest.append(run.state.batch))
-    assert len(rest) == 5  # the epoch that was cut off, and no other
+    assert len(rest) == 5  # only the interrupted epoch is trained again
     for one, other in zip(whole.rungs[0].trials, choice.rungs[0].trials, strict=True):
         assert (one.name, one.clean_right, one.robust_right) == (other.name, other.clean_right, other.robust_right)
 
@@ -151,7 +151,7 @@ def test_an_absurd_rate_goes_out_first(options, tmp_path):
 
 
 def tripwire(split):
-    """Digits whose test split cannot be read."""
+    """Return digits; reading the test split is an error."""
     from robustcls.data.sets.digits import digits
 
     if split == "test":

@@ -19,7 +19,7 @@ def right(correct, total=100):
 )
 def test_rungs(candidates, sizes):
     assert rung_sizes(candidates) == sizes
-    assert len(sizes) == (candidates - 1).bit_length()  # the least integer that is log2 of n or more
+    assert len(sizes) == (candidates - 1).bit_length()  # log2 of n, rounded up
 
 
 @pytest.mark.parametrize(("candidates", "extra"), list(itertools.product((2, 3, 6, 8), (0, 2, 4))))
@@ -37,7 +37,7 @@ def test_six_candidates_in_twelve_minutes_with_two_more_seeds():
 
 
 def test_the_lower_bound_ranks():
-    """90 of 100 has a lower lower bound than 880 of 1,000: 82.6% and 85.8%, by Wilson's formula."""
+    """By Wilson's formula, the lower bound of 90 of 100 is 82.6%, less than that of 880 of 1,000, which is 85.8%."""
     robust = {"few": right(90), "many": right(880, 1000), "none": right(0)}
     assert ranked(robust, robust) == ["many", "few", "none"]
     same = {"a": right(50), "b": right(50), "c": right(50)}
@@ -60,8 +60,9 @@ def test_halving_keeps_the_best_of_accuracies_that_do_not_change():
 
 
 def test_a_difference_is_claimed_when_its_interval_leaves_out_0_and_seeds_make_less():
-    # Newcombe's method 10 by hand, of 40 images that both have right, 20 and 5 that one has, 35 that none has. Wilson's
-    # intervals are 0.5020 to 0.6906 and 0.3561 to 0.5476, phi is (40 * 35 - 20 * 5 - 50) / sqrt(60 * 40 * 45 * 55) = 0.5129.
+    # Newcombe's method 10 by hand. Both are right on 40 images, only the first on 20, only the second on 5, none on 35.
+    # Wilson's intervals are 0.5020 to 0.6906 and 0.3561 to 0.5476; phi is
+    # (40 * 35 - 20 * 5 - 50) / sqrt(60 * 40 * 45 * 55) = 0.5129.
     one = [True] * 60 + [False] * 40
     other = [True] * 40 + [False] * 20 + [True] * 5 + [False] * 35
     found = Difference.of(one, other)

@@ -39,7 +39,7 @@ def clock(monkeypatch):
     return made
 
 
-# What fits
+# How many epochs fit
 
 
 def test_epochs_are_what_preparation_and_the_last_validation_leave():
@@ -55,7 +55,8 @@ def test_an_earlier_trial_determines_the_number_of_epochs():
 
 
 def rehearsals(monkeypatch, clock):
-    """A process in which whoever is prepared first takes 7 seconds longer, and is saved 1 s longer; others 0.5 s and 0.25 s."""
+    """Fake the duration of setup (0.5 s), saving (0.25 s) and epochs (0.5 s), which all take longer for the first candidate;
+    return the list of candidates begun so far."""
     begun = []
 
     @contextmanager
@@ -94,7 +95,7 @@ def test_the_order_of_the_candidates_costs_nothing(order, options, clock, monkey
     assert {one.setup_seconds for one in plan.candidates} == {0.5 + 0.25}
     assert {one.epoch_seconds for one in plan.candidates} == {
         0.5 + 2 * 0.25
-    }  # each epoch is saved, and perhaps the best
+    }  # each epoch is saved, and possibly also as the best one
     assert len({epochs_that_fit(one, 30.0) for one in plan.candidates}) == 1
 
 
@@ -119,11 +120,11 @@ def test_a_process_that_goes_on_warms_up_before_its_first_trial(options, clock, 
     assert begun == [NETS[0]]
 
 
-# What was taken
+# The seconds that a trial took
 
 
 def test_the_seconds_of_a_trial_are_all_that_passed(options, clock, monkeypatch):
-    """Of two epochs each saves for 5 s, and the model is judged for 3 s."""
+    """Each of the two epochs takes 5 s to save, and judging the model takes 3 s."""
     from robustcls.training import loop
 
     save, judge = loop.save_last, module.judge
@@ -145,7 +146,7 @@ def test_the_seconds_of_a_trial_are_all_that_passed(options, clock, monkeypatch)
     assert made.planned_epochs == made.epochs == 2
 
 
-# What differs
+# Unequal seconds
 
 
 def test_a_candidate_with_more_time_is_not_claimed_to_be_better():
@@ -185,7 +186,7 @@ def test_a_rung_names_unequal_seconds():
 
 
 def test_a_choice_whose_winner_had_twice_the_seconds(options, clock):
-    """The loser's batches take half as long as the winner's, which no rehearsal had measured."""
+    """The batches of one candidate take twice as long as those of the other, which no rehearsal measured."""
 
     def run_out(run):
         clock.now += {NETS[0]: 2.0, NETS[1]: 1.0}[run.config.arch]
@@ -220,7 +221,7 @@ def test_the_seconds_of_a_run_that_was_cut_off_are_added_up(options, clock, monk
     with pytest.raises(CutError):
         run_trial(task, options["out"], at.data, show=False, on_batch=cut)
     made = run_trial(task, options["out"], at.data, show=False, on_batch=cut)
-    assert made.seconds == 100 + 5  # its second epoch anew
+    assert made.seconds == 100 + 5  # the second epoch is repeated
 
 
 def test_what_came_before_is_what_the_run_has_written_down():

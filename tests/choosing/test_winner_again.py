@@ -1,4 +1,4 @@
-"""The winner is trained again, with other seeds and on parts of its images, with the same recipe."""
+"""The winner is trained again with the same recipe: with other seeds, and on parts of its images."""
 
 import tomllib
 
@@ -24,7 +24,7 @@ def planned(choice, trial):
 
 
 def test_a_winner_that_stopped_early_is_planned_as_it_was(options, tmp_path, monkeypatch):
-    """With a learning rate of 0 nothing is learned, so `patience` stops both after their second epoch of 12."""
+    """With a learning rate of nearly 0 nothing is learned, so `patience` stops both candidates after 2 of 12 epochs."""
     monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 12)
     text = f'arch = "{NETS[2]}"\nlr = 1e-30\nmomentum = 0.0\npatience = 1\n'
     files = recipes(tmp_path, text, text)
@@ -33,13 +33,13 @@ def test_a_winner_that_stopped_early_is_planned_as_it_was(options, tmp_path, mon
     assert (best.epochs, best.planned_epochs) == (2, 12)
     assert best.stopped
     assert [planned(choice, trial) for trial in choice.seeds] == [12, 12, 12]
-    each = [max(1, images // 32) for images in (40, 80)]  # updates of an epoch
+    each = [max(1, images // 32) for images in (40, 80)]  # updates per epoch
     assert [planned(choice, trial) for trial in choice.curve] == [round(12 * 5 / updates) for updates in each] + [12]
 
 
 def test_epochs_that_were_undone_do_not_count(options, tmp_path, monkeypatch):
     monkeypatch.setattr("robustcls.choosing.work.epochs_that_fit", lambda *_: 3)
-    # The second epoch that ends, of whichever number, is taken for a collapse.
+    # The second epoch that ends counts as a collapse, whatever its number.
     monkeypatch.setattr("robustcls.training.loop.catastrophes", lambda history: (1,) if len(history) == 2 else ())
     text = f'arch = "{NETS[0]}"\non_collapse = "rollback"\n'
     choice = robustcls.choose(config=recipes(tmp_path, text, text), **options)
@@ -58,7 +58,7 @@ def draw(path, seed, deep):
 
 @pytest.mark.parametrize(("form", "deep"), [("size=8, grey=True", False), ("scale=4095", True)])
 def test_unlabelled_images_of_a_folder_are_the_same_under_every_seed(form, deep, tmp_path, options):
-    """Images of 12 x 12; those of 16 bits have the right size, and other pixels, where their scale is forgotten."""
+    """Images are 12 x 12. If the scale of 16-bit images were forgotten, their size would be right, but not their pixels."""
     folders = tmp_path
     for number in range(80):
         draw(folders / "fd" / "ab"[number % 2] / f"{number}.png", number, deep)

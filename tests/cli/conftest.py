@@ -84,7 +84,7 @@ def digits(split):
 
 @dataclass
 class Result:
-    """What a command gave back."""
+    """The exit status and output of a command."""
 
     status: int
     out: str
@@ -101,7 +101,7 @@ def run_main(*arguments) -> Result:
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch):
-    """Runs a command in an empty folder, where a user's code lies one up: status, out, err."""
+    """Return a function that runs a command in an empty folder; its parent folder holds the user's code."""
     (tmp_path / "my_plugins.py").write_text(CODE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "here").mkdir()
@@ -111,7 +111,7 @@ def cli(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""
+    """Return a folder with runs, checkpoints, evaluations and image folders. Tests do not write into it."""
     home = tmp_path_factory.mktemp("home")
     tiny = ("--data", "digits(size=8)", "--arch", "vgg16(width=0.1)", "--limit-train", 600, "--augment", "none")
     tiny += ("--epochs", 3, "--batch-size", 32, "--val-n", 40, "--eps", 0.06, "--device", "cpu")

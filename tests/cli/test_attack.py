@@ -13,7 +13,7 @@ from robustcls.results.records import Accuracy, Attack, Check, Evaluation
 from robustcls.results.statistics import wilson
 from tests.helpers.judged_by_hand import make_evaluation
 
-KEYS = {  # DESIGN, part 2
+KEYS = {  # the keys that an evaluation file must have
     "schema": (),
     "model": ("name", "sha256"),
     "data": ("name", "split", "n", "sha256"),

@@ -57,7 +57,7 @@ def test_from_python_nothing_is_written_unless_asked(tmp_path, monkeypatch):
     found = robustcls.audit((x, y), device="cpu", precision="fp32", **options)
     assert found.data.n == 300
     assert list(tmp_path.iterdir()) == []
-    assert robustcls.audit.__name__ == "audit"  # a function, whatever was imported meanwhile
+    assert robustcls.audit.__name__ == "audit"  # still the function, whatever was imported
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def model(name, *more):
     return ["attack", "--n", "10", "--attack", "fgsm", "--model", name, *more]
 
 
-# The words that the line must hold.
+# For each case, the command line and the words that the error message must contain.
 BAD = {
     "no checkpoint": (model("{home}/none.pt"), "no file"),
     "truncated checkpoint": (model("{home}/truncated.pt"), "truncated or damaged"),
@@ -184,7 +184,7 @@ def test_one_line_status_2_and_nothing_left_behind(case, cli, home, tmp_path):
     assert result.err.endswith("\n")
     assert result.err.count("\n") == 1
     assert words in result.err
-    assert files(home) == before  # no trap sprung, no .part
+    assert files(home) == before  # no code was run, and no .part file is left
     assert files(tmp_path / "here") == []
 
 

@@ -38,7 +38,7 @@ def test_all_suites_and_the_file_that_is_printed_again(tmp_path, capsys):
     assert set(attacks["rows"]) == {"pgd20", *(f"pgd20{ways[way]}" for way in ways_of(torch.device("cpu")))}
     assert len({row["clean_accuracy"] for row in attacks["rows"].values()}) == 1
     assert attacks["rows"]["pgd20"]["flop_per_second"] > 0
-    assert attacks["agreement"]["pgd20"]["status"] == "not_run"  # eight samples are too few
+    assert attacks["agreement"]["pgd20"]["status"] == "not_run"  # too few samples
     assert set(result["matrix_rates"]) == set(result["matrix_rates_at_the_end"])
     assert max(len(line) for line in printed.splitlines() if str(tmp_path) not in line) <= 80
     assert bench(capsys, out)[1].strip() == printed.partition(f"\n\n{out}")[0].strip()

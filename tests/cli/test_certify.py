@@ -89,7 +89,7 @@ def test_a_lower_bound_is_never_put_beside_another_models_upper_bound(cli):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_bounds_stand_beside_attacks_on_the_model_itself(cli, norm):
-    """Of a linear network a certificate is at least margin / |w_y - w_k| in the dual norm; no attack gets inside it."""
+    """For a linear network, a certificate is at least margin / |w_y - w_k| in the dual norm, and no attack contradicts it."""
     model, radii = f"{HERE}:linear", (0.01, 0.03, 0.1) if norm == "linf" else (0.03, 0.2, 0.5)
     attacked = cli(
         "attack", "--model", model, *DATA, "--attack", "pgd", "--norm", norm, "--eps", 0.03, "--out", "both.json"
@@ -114,11 +114,11 @@ def test_bounds_stand_beside_attacks_on_the_model_itself(cli, norm):
         others = [k for k in range(10) if k != y[place]]
         gaps = torch.stack([z[place, y[place]] - z[place, k] for k in others])
         slopes = torch.stack([(w[y[place]] - w[k]).norm(p=1 if norm == "linf" else 2) for k in others])
-        least = (gaps / slopes).min().item()  # without the box, which only helps
+        least = (gaps / slopes).min().item()  # without the box, which can only increase it
         assert sample.radius >= max((r for r in radii if r < 0.999 * least), default=0)
     assert len({one.radius for one in record.samples}) > 2
     again = robustcls.certify(net, x, y, method="bounds", norm=norm, eps_grid=grid)
-    assert again.radius.tolist() == [one.radius for one in record.samples], "in Python the same"
+    assert again.radius.tolist() == [one.radius for one in record.samples], "the Python API gives the same radii"
     assert again.record.curve == record.curve
 
 
@@ -140,7 +140,7 @@ def test_bounds_that_were_interrupted_go_on(cli, monkeypatch):
     assert cli(*arguments, "--out", "cut.json").status == 130
     done.clear()
     assert cli(*arguments, "--out", "cut.json", "--resume").status == 0
-    assert len(done) == 2, "two of four parts were there"
+    assert len(done) == 2, "two of four parts were kept"
     one, two = (Evaluation.load(name).certified.samples for name in ("whole.json", "cut.json"))
     assert one == two
 
@@ -151,7 +151,7 @@ def test_an_attack_does_not_throw_certificates_away(cli):
     before = Evaluation.load("evaluation-smoothed.json").certified
     found = cli("attack", "--model", LINEAR, *DATA, *attack)
     assert found.status == 0, found.err
-    assert not Path("evaluation-smoothed-earlier.json").exists(), "nothing is lost"
+    assert not Path("evaluation-smoothed-earlier.json").exists(), "nothing was overwritten, so no copy is kept"
     both = Evaluation.load("evaluation-smoothed.json")
     assert both.certified == before
     assert len(both.attacks) == 1
@@ -183,7 +183,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_result(cli, monkeypatch)
     assert other.status == 2
     assert "another seed" in other.err
     assert certify(cli, LINEAR, "--out", "cut.json", "--resume").status == 0
-    assert len(done) == 10, "two of four files were there"
+    assert len(done) == 10, "two of four files were kept"
     one, two = (json.loads(Path(name).read_text())["certified"]["samples"] for name in ("whole.json", "cut.json"))
     assert one == two
 

@@ -79,7 +79,7 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     ]
     import my_plugins
 
-    my_plugins.batches = -30  # past the rehearsals
+    my_plugins.batches = -30  # terminates after the rehearsals
     first = cli("choose", *archs(one, other), *common, "--seed-noise", "0")
     assert first.status == 130, first.err
     assert "continue with the same command" in first.err
@@ -90,7 +90,7 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
 def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
     import my_plugins
 
-    my_plugins.batches = -30  # past the rehearsals
+    my_plugins.batches = -30  # terminates after the rehearsals
     common = [*archs(*NETS[:2]), *COMMON[:-2], "--adv", "my_plugins:terminate", "--seed-noise", "0"]
     first = cli("choose", *common)
     assert first.status == 130, first.err

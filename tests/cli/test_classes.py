@@ -54,7 +54,7 @@ QUICK = ("--attack", "noise", "--eps", "1/255", "--device", "cpu")
 
 
 def draw(root, names, splits=("test", "train")):
-    """names: for each folder, the channel that is bright in its images."""
+    """Write folders of images and return their spec. names: the bright channel of the images in each folder."""
     generator = np.random.default_rng(0)
     for split in splits:
         for name, channel in names.items():
@@ -131,7 +131,7 @@ def test_two_folders_in_a_larger_model_have_sensitivity_and_roc_auc(run, cli, tm
     gate = cli("gate", "e.json", "--policy", tmp_path / "p.toml")
     assert "met     clean balanced" in gate.out
     assert "met     sensitivity at least 30.0%: grass" in gate.out
-    assert run("colours:many", data, *mapped)[1].two_classes.positive == 1  # the second folder
+    assert run("colours:many", data, *mapped)[1].two_classes.positive == 1  # the default is the second folder
     result, _ = run("colours:many", data, *mapped, "--positive", "red")
     assert (result.status, "'red'" in result.err) == (2, True)
 

@@ -83,7 +83,7 @@ def test_certificates_of_one_alone_are_said(cli):
 
 
 def test_a_proof_that_attacks_broke_is_said_and_radii_are_as_people_write_them(cli):
-    """By the records, whatever the file says of itself."""
+    """The warning follows from the records of the samples, whatever checks the file contains."""
     sound = bounded()
     first = saved("a.json", sound)
     plain = " ".join(cli("compare", first, saved("b.json", bounded())).out.split())

@@ -51,7 +51,7 @@ def test_an_averaged_model_that_is_not_random_is_said_in_one_line(cli, model, su
         == 1
     )
     noise = Evaluation.load("e.json").under_noise.robust
-    assert noise.noise95 == [noise.value] * 2, "what is reported beside it"
+    assert noise.noise95 == [noise.value] * 2, "without noise, the interval is a single value"
     assert cli("gate", "e.json", "--min-clean", 0.01).out.startswith("WARN")
 
 
@@ -70,12 +70,12 @@ def test_wrappers_nest_and_go_around_a_checkpoint(cli, home):
     model = f"averaged(straight_through({home}/pgd/ckpt.pt, layer=net), draws=2)"
     found = cli("attack", "--model", model, "--n", 10, "--attack", "fgsm")
     assert found.status == 2
-    assert "net gives" in found.err, "a network changes the shape"
+    assert "net gives" in found.err, "a whole network changes the shape"
     model = f"averaged({home}/pgd/ckpt.pt, draws=2)"
     found = cli("attack", "--model", model, "--n", 10, "--attack", "fgsm", "--out", "out.json")
     assert found.status == 0, found.err
     assert "from averaged" not in found.err
-    assert "from ckpt.pt" in found.err, "the checkpoint still says its data and threat"
+    assert "from ckpt.pt" in found.err, "data and threat model still come from the checkpoint"
 
 
 def test_a_detector_is_recorded_and_shown(cli):

@@ -1,4 +1,4 @@
-"""`robustcls doctor`: the extras, and what each is for."""
+"""`robustcls doctor`: the optional extras, and what each is for."""
 
 import tomllib
 from importlib import metadata

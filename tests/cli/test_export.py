@@ -37,7 +37,7 @@ def sizeless():
 
 @pytest.fixture(scope="module")
 def made(home, tmp_path_factory):
-    """Artefacts of one checkpoint, in 32 and 8 bits, which no test changes, and what the command printed."""
+    """Return artefacts of one checkpoint in 32 and 8 bits, which no test changes, and what the command printed."""
     folder = tmp_path_factory.mktemp("artefacts")
     printed = {
         name: run_main("export", "--model", home / "pgd" / "ckpt.pt", "--out", folder / name, *more)
@@ -75,7 +75,7 @@ def test_it_says_what_was_checked_and_where_the_file_is(made):
     )
     assert manifest.threat["norm"] == "linf"
     assert manifest.trained["seed"] == 0
-    unseen, _ = load_split("digits(size=8)", "val", seed=0).batch()  # what it was not trained on is what it is like
+    unseen, _ = load_split("digits(size=8)", "val", seed=0).batch()  # the drift reference is made of validation images
     with numpy.load(folder / "fp32" / "drift.npz") as drift:
         assert drift["n"] == len(unseen)
         median = robustcls.load(folder / "fp32")(unseen).detach().softmax(1).quantile(0.5, 0)
@@ -305,6 +305,6 @@ def test_whatever_a_model_may_be_is_exported(arguments, home, made, cli, tmp_pat
 
 
 def two(split):
-    """Data of two classes, as tests.helpers' checkpoints know them."""
+    """Return data with the two classes of the checkpoints of tests.helpers."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(80, 1, 8, 8, generator=generator), torch.arange(80) % 2, ("a", "b")

@@ -8,7 +8,7 @@ from robustcls.results.records import Evaluation
 
 
 def draw(folder, classes: int) -> None:
-    """Grey images whose brightness indicates the class, with strong noise."""
+    """Write grey images whose brightness indicates the class, with strong noise."""
     random = np.random.default_rng(classes)
     for split, count in (("train", 60), ("test", 12)):
         for label in range(classes):

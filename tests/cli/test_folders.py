@@ -22,7 +22,7 @@ LOOK = ("--curves-n", 0, "--minimum-n", 0, "--corruptions-n", 0, "--maps-n", 0, 
 
 @pytest.fixture
 def photos(cli, tmp_path):
-    """A folder of 20 photos in two class folders, and a network of the user's own."""
+    """Make 20 photos in two class folders, and a network of the user's own; return the folder of the photos."""
     (tmp_path / "my_net.py").write_text(NET)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     for i in range(20):

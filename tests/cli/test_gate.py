@@ -45,7 +45,7 @@ def test_what_limited_the_attacks_passes_no_policy_that_does_not_state_it(cli, h
     assert "while the policy is about any norm and radius, examples in 8 bits" in " ".join(other.out.split())
     assert cli("gate", home / "a.json", "--min-robust", 0.40).status == 0
     assert cli("gate", tmp_path / "one.json", "--min-clean", 0.40).status == 0, (
-        "of the clean images, which no attack met"
+        "limits of the attacks do not affect clean accuracy"
     )
 
 
@@ -113,7 +113,7 @@ def test_a_policy_file_gives_gate_and_report_the_same_verdict(cli, home, tmp_pat
 
 
 def test_certified_accuracy_is_held_to_a_threshold(cli, tmp_path):
-    """By --min-certified or the policy's min_certified; gate and report say the same."""
+    """The threshold is --min-certified or the policy's min_certified; gate and report agree."""
     one = smoothed_evaluation()
     one.save(tmp_path / "here" / "e.json")
     for asked, status in ((0.6, 0), (0.8, 3), (0.95, 1)):

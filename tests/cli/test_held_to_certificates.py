@@ -21,7 +21,7 @@ SMOOTHING = ("--draws", 100, "--select-draws", 20)
 
 @pytest.fixture
 def false_bounds(monkeypatch):
-    """False bounds that certify every correct sample at the largest radius."""
+    """Replace the bounds by false ones that certify every correct sample at the largest radius."""
     from robustcls.evaluation import certify_by_bounds
 
     monkeypatch.setattr(certify_by_bounds, "_largest", lambda subject, rows, right, radii: right.double() * max(radii))
@@ -73,7 +73,7 @@ def test_false_bounds_are_caught_when_they_are_added(cli, false_bounds):
 
 
 def test_false_bounds_are_caught_by_an_attack_beside_them(cli, false_bounds):
-    assert certify(cli).status == 0, "alone there is nothing to hold them to"
+    assert certify(cli).status == 0, "without attacks, the certificates are not checked"
     assert check_in("both.json") is None
     found = attack(cli)
     assert found.status == 3
@@ -99,7 +99,7 @@ def test_a_file_whose_radii_were_edited_is_caught(cli):
     ]
     evaluation.certified = Certified.of("bounds", "linf", samples, [0, 0.05], algorithm="edited")
     evaluation.save("both.json")
-    assert check_in("both.json").status == "pass", "as the file says"
+    assert check_in("both.json").status == "pass", "the check stored in the file still passes"
     assert cli("gate", "both.json", "--min-robust", 0.01).status == 3
     assert cli("report", "both.json", "--out", "r.html").status == 3
 
@@ -121,7 +121,7 @@ def test_certificates_of_another_question_do_not_stand_beside_attacks(more, said
 
 
 def test_smoothing_takes_the_examples_of_attacks_that_were_made_before(cli):
-    """What is done with them is tested in evaluation/test_certificate_check.py."""
+    """tests/evaluation/test_certificate_check.py tests how the examples are used."""
     options = ("--attack", "pgd(steps=5)", "--norm", "l2", "--eps", 0.3)
     assert attack(cli, "--save-examples", "x.npz", model=SMOOTH, options=options).status == 0
     found = certify(cli, "--examples", "x.npz", model=SMOOTH, options=SMOOTHING)

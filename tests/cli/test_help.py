@@ -30,11 +30,11 @@ ELSEWHERE = {
     ("--adv", "none"),
     ("bench", "--suite"),
     ("certify", "--method"),
-}  # words of the option itself, no plug-ins
+}  # values of the option itself, not plug-ins
 
 
 def examples(help_text):
-    """The command lines of a help text, without `robustcls`."""
+    """Return the command lines in a help text, without `robustcls`."""
     joined = help_text.replace("\\\n", " ")
     lines = [line.strip() for line in joined.split("Options:")[0].splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("robustcls ")]
@@ -49,7 +49,7 @@ def test_help_has_examples_whose_options_exist(name, cli):
     command = group.get_command(None, name)
     for line in found:
         assert line[0] == name
-        command.make_context(name, line[1:])  # raises where an option is not there
+        command.make_context(name, line[1:])  # raises an error if an option does not exist
         for option, value in pairwise(line):
             if option == "--arch" and is_zoo(value):
                 build(value, classes=list("abcde"), input_size=(3, 64, 64))
@@ -87,7 +87,7 @@ def test_the_summary_lists_every_command(cli):
     result = cli("--help")
     for name, summary in SUMMARIES.items():
         assert re.search(rf"^  {name} +{re.escape(summary)}$", result.out, re.MULTILINE)
-    assert cli().out == result.out  # without a command too
+    assert cli().out == result.out  # also without a command
     for line in examples(result.out.split("Commands:")[0]):
         assert line[0] in COMMANDS
 
@@ -159,7 +159,7 @@ def test_options_stand_in_groups(name, cli):
     assert "--data SPEC" in data
     assert "--device" not in data
     listed = text[text.index(" options:") :]
-    for parameter in group.get_command(None, name).params:  # each is there once
+    for parameter in group.get_command(None, name).params:  # each option is listed once
         if isinstance(parameter, click.Option) and not parameter.hidden:
             assert len(re.findall(rf"^  (?:-\w, )?{parameter.opts[-1]}\b(?!-)", listed, re.MULTILINE)) == 1, (
                 parameter.opts

@@ -33,7 +33,7 @@ HEALTHY, ILL = 95, 5
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """95 healthy and 5 ill test images, as in screening."""
+    """Return a folder with 95 healthy and 5 ill test images, as in screening."""
     folder = tmp_path_factory.mktemp("photos")
     pixels = np.random.default_rng(0).integers(0, 256, (HEALTHY, 4, 4, 3), dtype=np.uint8)
     for split, counts in (("train", (2, 2)), ("test", (HEALTHY, ILL))):
@@ -46,7 +46,8 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def judge(cli, photos, tmp_path):
-    """Attacks the model that always answers the frequent class; the result of the command and its evaluation."""
+    """Return a function that attacks a model which always predicts the frequent class; it returns the result of the command
+    and the evaluation."""
     (tmp_path / "majority.py").write_text(MODEL, encoding="utf-8")
 
     def run(*arguments):
@@ -189,7 +190,7 @@ def test_an_evaluation_made_earlier_says_no_more_than_it_knows(cli, tmp_path):
         available=5000,
         sampling="the first samples of each class in file order, taken in turn over the classes",
     )
-    one.samples = [sample for sample in one.samples if sample.label or sample.index < 60]  # unlike classes
+    one.samples = [sample for sample in one.samples if sample.label or sample.index < 60]  # unequal class sizes
     one.clean, one.robust = (
         type(one.clean).of(sum(s.label == s.clean for s in one.samples), len(one.samples)),
         type(one.robust).of(sum(s.label == s.clean == s.adversarial for s in one.samples), len(one.samples)),

@@ -16,7 +16,7 @@ TEACHER = "{home}/pgd/ckpt.pt"
 
 @pytest.fixture
 def loose(home, tmp_path):
-    """Unlabelled images beside the folder where commands run: 1 x 8 x 8, in colour, of a class by accident."""
+    """Return a folder of unlabelled images outside the working directory: grey, large, in colour, and in a class folder."""
     generator = np.random.default_rng(0)
     for name, shape in (("grey", (8, 8)), ("large", (16, 16)), ("colour", (8, 8, 3)), ("classes/7", (8, 8))):
         folder = tmp_path / "loose" / name
@@ -60,7 +60,7 @@ def test_the_header_says_that_labels_are_not_read(cli):
 
 
 def test_test_images_are_left_out_of_what_has_no_labels(cli, tmp_path):
-    """They lie in a folder of loose images, among others: training must not see them, nor an evaluation be silent of it."""
+    """The folder of unlabelled images also contains test images. Training must leave them out, and the output must say so."""
     test = load_split("digits(size=8)", "test")
     (tmp_path / "loose").mkdir()
     draw(tmp_path / "loose" / "new.png", size=(8, 8), mode="L")
@@ -121,7 +121,7 @@ BAD = {
 
 @pytest.fixture
 def files(cli, home, tmp_path):
-    """Labels of what the teacher's training left out, and the same with other classes."""
+    """Return two files with pseudo-labels of the images that the teacher was not trained on; one has wrong class names."""
     assert cli("label", "--model", home / "pgd" / "ckpt.pt", "--out", tmp_path / "l.npz", "--quiet").status == 0
     made = PseudoLabels.load(tmp_path / "l.npz")
     PseudoLabels(made.labels, made.confidence, tuple("abcdefghij"), made.images_sha256).save(tmp_path / "wrong.npz")

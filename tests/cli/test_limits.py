@@ -1,4 +1,4 @@
-"""--mask, --eight-bit and l0 on the command line: recorded, shown, compared and judged."""
+"""--mask, --eight-bit and l0 on the command line are recorded, shown, compared and judged."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_a_mask_of_colour_images_holds_in_every_channel(cli, home, tmp_path):
     examples = np.load("e.npz")
     changed = (examples["x_adv"] != examples["x"]).any(0)
     assert changed.shape == (3, 8, 8)
-    assert changed[:, :, :5].all(), "in every channel"
+    assert changed[:, :, :5].all(), "allowed pixels change in every channel"
     assert not changed[:, :, 5:].any()
 
 
@@ -89,7 +89,7 @@ def test_an_evaluation_without_limits_records_none(evaluate):
     stored = json.loads(file.read_text(encoding="utf-8"))
     assert stored["threat"]["mask"] is None
     assert stored["threat"]["eight_bit"] is False
-    del stored["threat"]["mask"], stored["threat"]["eight_bit"]  # as before there were any
+    del stored["threat"]["mask"], stored["threat"]["eight_bit"]  # as in files from before these fields existed
     file.write_text(json.dumps(stored), encoding="utf-8")
     assert Evaluation.load(file).threat.plain
 

@@ -14,7 +14,7 @@ SMALL = ("--data", "digits(size=8)", "--n", 30, "--eps", 0.1, "--device", "cpu")
 
 @pytest.fixture
 def onnx_file(home, tmp_path):
-    """The standard run's network, exported with its normalisation inside."""
+    """Return an ONNX file of the network of the standard run, exported with its normalisation inside."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     import robustcls
@@ -30,7 +30,7 @@ def onnx_file(home, tmp_path):
 
 @pytest.fixture
 def opaque_file(onnx_file, tmp_path):
-    """The same function, by an operator that its PyTorch graph lacks."""
+    """Return a file of the same function with an operator that the PyTorch twin lacks."""
     import onnx
 
     model = onnx.load(onnx_file)

@@ -33,10 +33,10 @@ def test_files_are_written_and_what_is_missing_is_said(cli, artefact):
     assert "has no evaluation" in words
     assert "RobustclsNotEvaluated will fire" in words
     assert 'model="letters"' in (artefact.parent / "here" / "out" / "rules.yml").read_text()
-    assert cli("monitor", artefact, "--write", "out").status == 0  # replaced
+    assert cli("monitor", artefact, "--write", "out").status == 0  # existing files are replaced
     assert (
         'model="artefact"' in (artefact.parent / "here" / "out" / "rules.yml").read_text()
-    )  # as robustcls serve names it
+    )  # the name under which robustcls serve serves it
     (artefact / "model.onnx").write_text("another file")
     result = cli("monitor", artefact, "--write", "out2")
     assert result.status == 2

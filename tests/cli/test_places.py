@@ -36,7 +36,7 @@ def interrupt(*_, **__):
 
 @contextmanager
 def another_run(place, kind="file"):
-    """A process that writes to this path, and its process id."""
+    """Start a process that writes to this path; yield its process id."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(place), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -50,7 +50,7 @@ def another_run(place, kind="file"):
 
 @contextmanager
 def small_disk(size):
-    """Files cannot grow beyond size, as on a full disk."""
+    """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -61,7 +61,7 @@ def small_disk(size):
 
 @pytest.fixture
 def checkpoint(home, tmp_path):
-    """Return the name of a copy beside which files may be written."""
+    """Return the name of a copy of a checkpoint; tests may write files beside the copy."""
     shutil.copy(home / "pgd" / "ckpt.pt", tmp_path / "here" / "pgd.pt")
     return "pgd.pt"
 
@@ -70,10 +70,10 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Two runs, one place
+# Two runs with the same output path
 
 
-COMMANDS = {  # the place that is claimed, its kind, the command
+COMMANDS = {  # the path that the command claims, its kind, the command
     "attack": ("evaluation.json", "file", ("attack", "--model", "pgd.pt", *SMALL)),
     "attack --out": ("e.json", "file", ("attack", "--model", "pgd.pt", *SMALL, "--out", "e.json")),
     "attack --save-examples": ("e.npz", "file", ("attack", "--model", "pgd.pt", *SMALL, "--save-examples", "e.npz")),
@@ -105,7 +105,7 @@ def test_the_second_run_is_refused_before_it_harms_anything(name, cli, home, che
 
 
 def test_what_another_run_kept_is_not_read_without_resume(cli, checkpoint, tmp_path):
-    """As if another run wrote into the folder at the same time."""
+    """The copied files stand for those of another run that writes into the folder at the same time."""
     big = ("attack", "--model", checkpoint, "--n", 40, "--batch-size", 8, "--device", "cpu", "--attack", "pgd(steps=4)")
     assert cli(*big, "--eps", 0.05, "--attack", "my_plugins:interrupt").status == 130
     left = tmp_path / "here" / "evaluation.json.partial"
@@ -125,7 +125,7 @@ def test_what_another_run_kept_is_not_read_without_resume(cli, checkpoint, tmp_p
     assert all(one.distance <= 0.01 + 1e-6 for one in found.samples if one.distance is not None)
 
 
-# What nobody named is not lost
+# Earlier results that no option names are not lost
 
 
 def test_models_from_code_do_not_replace_each_others_evaluation(cli, tmp_path):
@@ -147,7 +147,7 @@ def test_another_evaluation_of_the_same_model_is_kept(cli, checkpoint, tmp_path)
     here = tmp_path / "here"
     attack = ("attack", "--model", checkpoint, "--quiet", "--n")
     assert [cli(*attack, 20, "--attack", "fgsm").status for _ in range(2)] == [0, 0]
-    assert not list(here.glob("*earlier*")), "the same command is repeated"
+    assert not list(here.glob("*earlier*")), "repeating the same command keeps no copy"
     first = (here / "evaluation.json").read_text(encoding="utf-8")
     result = cli(*attack, 10, "--attack", "fgsm", "--eps", "1/255")
     assert result.status == 0
@@ -308,7 +308,7 @@ def test_links_are_followed_by_every_command(cli, home, checkpoint, tmp_path):
 
 
 def pixels_in(folder):
-    """The files that hold images or maps: an array in a gallery, a picture in a page, a picture file."""
+    """Return the files that contain images or maps: an array in a gallery, a picture in a page, or a picture file."""
     found = []
     for name, content in files(folder).items():
         if name.endswith(".json") and b'"gallery": {' in content:
@@ -349,7 +349,7 @@ def test_redaction_covers_every_file(cli, checkpoint, tmp_path, monkeypatch):
     assert "evaluation-unfinished.json" in files(here)
     assert pixels_in(here) == []
     assert cli(*command).status == 0
-    assert {"evaluation.json"} < set(pixels_in(here)), "this test finds pixels where they are"
+    assert {"evaluation.json"} < set(pixels_in(here)), "without redaction, pixels_in does find images"
     said = cli("report", "evaluation.json", "--redact-images", "--out", "page.html")
     assert said.status == 0
     assert " ".join(said.err.split()) == "the images are left out of the page alone: evaluation.json still holds them"
@@ -387,13 +387,13 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_left(name, command, room
     assert "File too large: make room" in last
     assert "Traceback" not in result.err
     after = files(here)
-    if name == "begun":  # history.jsonl comes first, and is written anew from last.pt
+    if name == "begun":  # history.jsonl is written first, from last.pt
         before.pop("begun/history.jsonl"), after.pop("begun/history.jsonl")
     assert after == before
 
 
 def unfinished(cli, here):
-    """A run that was interrupted after its first epoch."""
+    """Make a run that was interrupted after its first epoch."""
     import torch
 
     from robustcls.models.weights import read_file

@@ -14,7 +14,7 @@ FAST = (
 
 @pytest.fixture
 def two(home, tmp_path):
-    """Two checkpoints in separate folders."""
+    """Return two checkpoints in separate folders."""
     for name in ("standard", "pgd"):
         (tmp_path / name).mkdir()
         shutil.copy(home / name / "ckpt.pt", tmp_path / name / "ckpt.pt")
@@ -40,7 +40,7 @@ def test_a_report_of_two_models_is_one_page_and_two_evaluations(cli, two, tmp_pa
     rendered = (tmp_path / "here" / "again.html").read_text(encoding="utf-8")
     assert rendered.replace(".0,", ",") == page.replace(
         ".0,", ","
-    )  # from the files alone, but for how floats are written
+    )  # the page made from the files is the same, except for how floats are written
 
 
 def test_models_of_one_folder_keep_their_evaluations_apart(cli, two, tmp_path):

@@ -15,7 +15,7 @@ from robustcls.results.records import Evaluation
 
 @pytest.fixture
 def checkpoint(home, tmp_path):
-    """Return the name of a copy beside which evaluations may be written."""
+    """Return the name of a copy of a checkpoint; tests may write evaluations beside the copy."""
     shutil.copy(home / "pgd" / "ckpt.pt", tmp_path / "here" / "pgd.pt")
     return "pgd.pt"
 

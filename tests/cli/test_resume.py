@@ -14,7 +14,7 @@ SPECS = ("--attack", "pgd(steps=3)", "--attack", "apgd_t(steps=8)", "--eps-grid"
 
 
 def result(file) -> dict:
-    """The JSON without times, and without the command that was typed."""
+    """Return the JSON without times and without the command line."""
     whole = json.loads(file.read_text(encoding="utf-8"))
     for key in ("started", "seconds", "command"):
         del whole["provenance"][key]
@@ -36,7 +36,7 @@ def finish(process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="module")
 def whole(home, tmp_path_factory):
-    """The arguments and the folder of an uninterrupted evaluation by one process."""
+    """Return the arguments and the folder of an uninterrupted evaluation by one process."""
     folder = tmp_path_factory.mktemp("whole")
     arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", *SPECS, "-n", 64, "--device", "cpu")
     finish(start(*arguments, "--out", folder / "e.json", "--save-examples", folder / "e.npz"))

@@ -45,7 +45,7 @@ def test_a_run_prints_its_epochs_and_says_where_it_is(cli, tmp_path):
     assert max(map(len, lines)) <= 80
     notes = result.err.splitlines()
     assert notes[0] == "data      digits(size=8): 96 training, 20 validation images"
-    assert notes[2] == "training  adversarial, attack fgsm, linf:0.15, 2 epochs, batch 32"  # eps: the recipe's
+    assert notes[2] == "training  adversarial, attack fgsm, linf:0.15, 2 epochs, batch 32"  # eps of the recipe
     assert notes[-1] == "next: robustcls attack --model run/ckpt.pt"
     assert max(map(len, notes)) <= 80
 
@@ -54,7 +54,7 @@ def test_quiet_prints_the_result_alone(cli):
     result = cli("train", *TINY, "--adv", "none", "--epochs", 1, "--out", "run", "--quiet")
     assert (result.status, result.err) == (0, "")
     printed = [line.split()[0] for line in result.out.splitlines() if not line.startswith(" ")]
-    assert printed == ["only", "the", "best", "by", "run/ckpt.pt"]  # that it has learned nothing is part of the result
+    assert printed == ["only", "the", "best", "by", "run/ckpt.pt"]  # the warning is part of the result
     assert "the model has learned nothing: clean validation accuracy" in result.out
 
 
@@ -71,12 +71,12 @@ def test_few_images_and_first_weights_get_a_batch_and_a_rate_that_fit(cli, tmp_p
     written = read_toml(folder / "config.toml")
     assert (written["batch_size"], written["lr"]) == (8, 0.00125)
     again = cli("train", "--config", folder / "config.toml", "--out", "again")
-    assert "recipe" not in again.err  # everything is given
+    assert "recipe" not in again.err  # the configuration sets all options
     assert history(folder) == history(tmp_path / "here" / "again")
 
 
 def test_a_run_that_began_otherwise_goes_on_as_it_began(cli, tmp_path):
-    """last.pt holds the batch size and the learning rate, whatever the recipe would be."""
+    """The resumed run takes batch size and learning rate from last.pt, whatever the recipe would choose."""
     given = ("--batch-size", 48, "--lr", 0.2)
     assert cli("train", *TINY, "--adv", "none", "--epochs", 2, *given, "--out", "run").status == 0
     folder = tmp_path / "here" / "run"
@@ -109,18 +109,18 @@ def test_the_configuration_of_a_run_makes_the_same_run(cli, tmp_path):
     one, two = tmp_path / "here" / "one", tmp_path / "here" / "two"
     assert history(one) == history(two)
     assert read_toml(one / "config.toml") | {"out": "two"} == read_toml(two / "config.toml")
-    assert cli("train", "--config", "one/config.toml").status == 2  # no run is written over another
+    assert cli("train", "--config", "one/config.toml").status == 2  # no run overwrites another
     weights = [torch.load(folder / "ckpt.pt", weights_only=True)["state_dict"] for folder in (one, two)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_defaults_give_way_to_the_recipe_the_file_and_the_flags():
     config = configure({}, {})
-    assert (config.eps, config.epochs, config.adv, config.lr) == ("0.15", 12, "pgd(steps=5)", 0.1)  # digits'
+    assert (config.eps, config.epochs, config.adv, config.lr) == ("0.15", 12, "pgd(steps=5)", 0.1)  # of digits
     config = configure({"epochs": 2}, {"epochs": 3, "lr": 0.5})
     assert (config.eps, config.epochs, config.lr) == ("0.15", 2, 0.5)
     assert configure({"data": "cifar10"}, {}).eps == "8/255"
-    assert configure({"eps": "0.5"}, {"norm": "l2"}).eps == "0.5"  # a radius holds for its own norm alone
+    assert configure({"eps": "0.5"}, {"norm": "l2"}).eps == "0.5"  # the recipe's radius is for its own norm only
 
 
 def test_a_finished_run_says_so(cli, home):

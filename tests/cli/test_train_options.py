@@ -24,7 +24,7 @@ TINY = (
 
 
 def colour(split):
-    """Three colours, ten classes, 32 x 32."""
+    """Return images in colour, of ten classes and 32 x 32 pixels."""
     pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Images(pixels, torch.arange(40) % 10, tuple("abcdefghij"), "colour", flip=True)
 
@@ -95,7 +95,8 @@ def test_a_dry_run_prints_the_configuration_that_config_takes_back(flags, cli, t
 
 
 def forward_by_hand(classes=10):
-    """Twice the multiply-adds of VGG16 at a quarter of its width on 3 x 32 x 32, the first convolution's, and all."""
+    """Return the operations (two per multiply-add) of VGG16 at a quarter of its width on 3 x 32 x 32: of all layers, and of
+    the first convolution."""
     channels, total, before, first = [16, 32, 64, 128, 128], 0, 3, 0
     for stage, (count, out) in enumerate(zip([2, 2, 3, 3, 3], channels, strict=True)):
         for _ in range(count):
@@ -113,11 +114,11 @@ def colour_run(folder, **options):
 
 def test_the_operations_are_those_of_the_layers(tmp_path):
     forward, first = forward_by_hand()
-    backward = 2 * forward - first  # by weights and by activations, but not by the images
+    backward = 2 * forward - first  # gradients of weights and activations, but not of images
     for adv, steps in (("none", 0), ("fgsm", 1), ("pgd(steps=3)", 3)):
         cost = measure_cost(colour_run(tmp_path, adv=adv))
         assert cost.forward_flops == forward
-        assert cost.update_flops == forward + backward + steps * 2 * forward  # an attack's backward, by images alone
+        assert cost.update_flops == forward + backward + steps * 2 * forward  # attacks need no gradients of weights
     assert cost.parameters == cost.trained == sum(p.numel() for p in colour_run(tmp_path).state.model.parameters())
 
 
@@ -143,12 +144,12 @@ def test_to_measure_the_cost_changes_nothing(tmp_path):
 
 def test_data_smaller_than_a_batch_are_not_counted_as_one(tmp_path):
     run = colour_run(tmp_path)
-    run.batch_size, run.state.num_batches = 64, 1  # of 30 images
+    run.batch_size, run.state.num_batches = 64, 1  # there are only 30 images
     cost = measure_cost(run)
     assert cost.images_per_second == pytest.approx(len(run.train) / (cost.epoch_seconds - cost.val_seconds), rel=1e-6)
 
 
-# What is refused
+# Refusals
 
 BAD = {
     "objective": (["--objective", "tradez"], "did you mean 'trades'?"),
@@ -198,7 +199,7 @@ def test_one_line_and_nothing_written(case, dry, cli, tmp_path):
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("robustcls: ")
     assert result.err.count("\n") == 1
-    assert "--debug" not in result.err  # our fault it is not
+    assert "--debug" not in result.err  # --debug is only for bugs
     assert words in result.err
     assert files(here) == []
 
@@ -234,14 +235,14 @@ def flags_of(values):
     return arguments
 
 
-@pytest.mark.parametrize("left_out", [("ema", "minutes", "tune"), ("swa", "minutes", "freeze")])  # others exclude them
+@pytest.mark.parametrize("left_out", [("ema", "minutes", "tune"), ("swa", "minutes", "freeze")])  # others exclude these
 def test_every_option_can_be_set_from_a_file_and_from_flags(left_out, tmp_path):
     assert VALUES.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
     values = {name: value for name, value in VALUES.items() if name not in left_out}
     wanted = TrainConfig(**values)
     plain = TrainConfig()
     same = [name for name in values if getattr(wanted, name) == getattr(plain, name)]
-    assert same == []  # each value is another than the default
+    assert same == []  # every value differs from the default
     given = command.make_context("train", flags_of(values)).params
     assert given["resume"] is None
     flags = {name: given[name] for name in VALUES if given[name] not in (None, ())}
@@ -266,7 +267,7 @@ def test_a_flag_wins_over_the_file(name):
         assert configure(flags, file).minutes == 0
     elif name == "swa":
         file, flags = {"swa": 0.2}, {"swa": 0.7}
-    elif name in ("unlabelled", "pseudo_labels"):  # one asks for the other
+    elif name in ("unlabelled", "pseudo_labels"):  # each requires the other
         file, flags = {"unlabelled": "rest", "pseudo_labels": "other.npz"}, {name: VALUES[name]}
     else:
         file, flags = {**dataclasses.asdict(TrainConfig()), "objective": None, "eps": "0.1"}, {name: VALUES[name]}

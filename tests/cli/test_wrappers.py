@@ -24,7 +24,7 @@ def test_an_ensemble_is_a_model(cli, home):
     assert found.status == 0, found.err
     whole = Evaluation.load("out.json")
     assert whole.model.name == "ensemble(pgd/ckpt.pt, standard/ckpt.pt)"
-    assert whole.training is None, "of one member it would say too much"
+    assert whole.training is None, "the training of one member does not describe the ensemble"
     assert whole.data.name == "digits(size=8)"
     single = cli("attack", "--model", f"{home}/pgd/ckpt.pt", *CHEAP)
     assert single.status == 0
@@ -43,7 +43,7 @@ def test_an_attack_on_classes_overestimates_coarse_accuracy(cli, home, tree):
     assert adaptive.model.name == "coarse(pgd/ckpt.pt, tree=tree.toml)"
     assert {one.label for one in adaptive.samples} == {0, 1}
     assert adaptive.data.class_map.outputs == [0, 1, 1, 1, 1, 1, 0, 1, 0, 0]
-    assert adaptive.two_classes is not None, "two groups are two classes"
+    assert adaptive.two_classes is not None, "with two groups, measures of two classes are recorded"
     assert cli("attack", "--model", coarse, "--transfer-from", ckpt, *CHEAP).status == 0
     by_fine = Evaluation.load("out.json")
     assert by_fine.clean.correct == adaptive.clean.correct

@@ -21,7 +21,7 @@ with claim(sys.argv[1], folder=sys.argv[2] == "folder"):
 
 @contextmanager
 def another_process(path, kind="file"):
-    """Hold the path until the end of the block; yields the process."""
+    """Hold the path in another process until the end of the block; yield the process."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

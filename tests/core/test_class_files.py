@@ -13,7 +13,7 @@ def match(data, listing, outputs=4):
     return match_classes(data, (), outputs, model="net", listing=listing)
 
 
-LISTS = {  # of the outputs of a model with four
+LISTS = {  # files about a model with four outputs
     "lines": "tench\nwhite shark\nray\ncock\n",
     "synonyms": "tench, Tinca tinca\ngreat white shark, white shark, man-eater\nray\ncock\n",
     "synsets": "n01440764 tench, Tinca tinca\nn01484850 white shark, man-eater\nn01491361 ray\nn01514668 cock\n",

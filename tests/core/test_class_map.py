@@ -22,9 +22,9 @@ def test_the_same_names_in_the_same_order_need_no_message(known):
     ("data", "known", "outputs"),
     [
         (("cat", "dog", "owl"), ("owl", "cat", "dog"), (1, 2, 0)),
-        (("dog", "owl"), ("cat", "dog", "fox", "owl"), (1, 3)),  # a small folder of a large model
+        (("dog", "owl"), ("cat", "dog", "fox", "owl"), (1, 3)),  # only some of the model's classes
         (("Golden Retriever", "owl"), ("owl", "golden_retriever"), (1, 0)),
-        (("cafe\u0301", "tea"), ("caf\u00e9", "tea"), (0, 1)),  # one accent, two ways to write it
+        (("cafe\u0301", "tea"), ("caf\u00e9", "tea"), (0, 1)),  # the same accent in two encodings
         (NUMBERED, tuple(map(str, range(12))), tuple(map(int, NUMBERED))),
         (tuple(map(str, range(12))), NUMBERED, tuple(NUMBERED.index(str(k)) for k in range(12))),
     ],

@@ -21,7 +21,7 @@ def tree(tmp_path):
 
 
 def test_distances_are_edges_up_to_the_lowest_common_ancestor(tree):
-    """Against the edges between ancestors, counted from sets of them."""
+    """The expected distances are counted from the sets of ancestors."""
     paths = {
         "airplane": ["vehicle", "vehicle/air"], "bird": ["animal", "animal/bird"],
         "cat": ["animal", "animal/mammal", "animal/mammal/pet"], "dog": ["animal", "animal/mammal", "animal/mammal/pet"],

@@ -35,7 +35,8 @@ def streams(n: int, seed: int = 0, first: int = 0) -> SampleGenerator:
 
 
 def distance(values: Tensor, kind: str) -> float:
-    """Kolmogorov's, to the distribution's closed form, times the root of the number of values: 1.63 is met once in 100."""
+    """Return Kolmogorov's distance to the closed form of the distribution, times the square root of the number of values. It
+    exceeds 1.63 once in 100 times."""
     ordered = DISTRIBUTION[kind](values.flatten().double().sort().values)
     n = len(ordered)
     steps = torch.arange(n + 1, dtype=torch.float64) / n
@@ -43,15 +44,15 @@ def distance(values: Tensor, kind: str) -> float:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Times the root of the number of pairs: of order 1 where they have nothing to do with each other."""
+    """Return the correlation times the square root of the number of pairs, which is of order 1 for independent values."""
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).double())[0, 1].item() * math.sqrt(a.numel())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", DISTRIBUTION)
 def test_each_is_distributed_as_it_says(kind, dtype):
-    along = KINDS[kind](Draws(grey(2, dtype=dtype), streams(2)), MANY)  # of one sample
-    across = KINDS[kind](Draws(grey(MANY, dtype=dtype), streams(MANY)), 2)  # of one place
+    along = KINDS[kind](Draws(grey(2, dtype=dtype), streams(2)), MANY)  # draws of one sample
+    across = KINDS[kind](Draws(grey(MANY, dtype=dtype), streams(MANY)), 2)  # draws at one position
     assert along.dtype == across.dtype == dtype
     for values in (*along, *across.T):
         assert distance(values, kind) < 1.95
@@ -83,7 +84,7 @@ def test_samples_draws_and_seeds_have_nothing_to_do_with_each_other(kind):
 
 
 def test_no_two_samples_share_a_number():
-    """53 binary digits: among 600,000 numbers two are alike once in 50,000 times."""
+    """Numbers have 53 bits, so the probability that two of 600,000 are equal is about 1 in 50,000."""
     values = torch.cat([
         Draws(grey(500, dtype=torch.float64), generator).uniform(200).flatten()
         for seed in (0, 1, 2)
@@ -107,7 +108,7 @@ def test_a_sample_draws_the_same_in_any_company(kind):
     assert torch.equal(draw(Draws(grey(4), some), 3), whole[1][left])
     few = take(some, torch.tensor([3, 0]))  # the samples 7 and 1
     assert torch.equal(draw(Draws(grey(2), few), 3), whole[2][[7, 1]])
-    # Those that sat out are where they were, and those that drew go on.
+    # Samples that did not draw are where they were; the others have advanced.
     expected = torch.where(left[:, None], whole[2], whole[1])
     expected[[7, 1]] = draw(Draws(grey(2), take(streams_after(3), torch.tensor([7, 1]))), 3)
     assert torch.equal(draw(Draws(grey(9), generator), 3), expected)
@@ -121,7 +122,7 @@ def streams_after(draws: int) -> SampleGenerator:
 
 
 def test_the_numbers_are_those_of_the_published_generator():
-    """SplitMix64 from state 0 begins with these (its reference code; also Java's SplittableRandom)."""
+    """SplitMix64 from state 0 begins with these numbers (in its reference code, and in Java's SplittableRandom)."""
     generator = SampleGenerator(torch.zeros(1, dtype=torch.int64), None, 0, 0)
     bits = Draws(grey(1), generator)._bits((2,))
     assert [value % 2**64 for value in bits.flatten().tolist()] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
@@ -130,7 +131,7 @@ def test_the_numbers_are_those_of_the_published_generator():
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 2)])
 def test_a_random_start_is_uniform_in_the_ball(norm, shape):
-    """The size over eps, to the power of the dimension, is uniform; every direction is as likely as its opposite."""
+    """The distance over eps, to the power of the dimension, is uniform; every direction is as likely as its opposite."""
     x, threat = grey(MANY, *shape), ThreatModel(norm, EPS[norm])
     start = threat.random_start(x, streams(MANY))
     delta = start - x
@@ -145,7 +146,7 @@ def test_a_random_start_is_uniform_in_the_ball(norm, shape):
 
 
 def test_other_numbers_of_samples_draw_as_torch_does():
-    """Draws of a third-party attack for a part of the batch, or for copies of it."""
+    """A third-party attack may draw for a part of the batch, or for copies of it."""
     generator = streams(4)
     twin = torch.Generator().manual_seed(generator.initial_seed())
     found = ThreatModel("linf", 0.1).random_start(grey(3), generator)
@@ -166,7 +167,8 @@ def test_what_is_no_generator_of_samples_is_left_alone():
     assert streams(0).take(torch.arange(0)).rows.shape == (0,)
 
 
-# What these attacks drew from a generator of torch's before samples had their own: training draws so.
+# The results of these attacks with a torch generator for the whole batch, as in training. The values were recorded before
+# samples had generators of their own.
 AS_EVER = {
     ("pgd(steps=3)", "linf"): (-0.10, -0.10, 0.10, 0.10),
     ("pgd(steps=3)", "l2"): (-0.17268, -0.251678, 0.295341, 0.330196),
@@ -178,7 +180,7 @@ AS_EVER = {
     ("n_fgsm", "l2"): (0.25, -0.347721, 0.440798, 0.5),
     ("n_fgsm", "l1"): (0.5, 0.275729, 0.5, -0.5),
 }
-NEXT = {"linf": 0.455628, "l2": 0.161029, "l1": 0.185231}  # what is drawn after it
+NEXT = {"linf": 0.455628, "l2": 0.161029, "l1": 0.185231}  # the next number that the generator draws
 
 
 class Sum(torch.nn.Module):

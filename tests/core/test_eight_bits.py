@@ -17,7 +17,7 @@ def clean(n=64):
 
 
 def on_the_sphere(x, threat, seed=2):
-    """Images as far from x as the ball allows."""
+    """Return images on the surface of the ball around x."""
     away = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     if threat.norm == "linf":
         return (x + threat.eps * away.sign()).clamp(0, 1)
@@ -38,7 +38,7 @@ def test_adversarial_images_in_eight_bits_stay_in_the_ball_and_near(norm, eps):
     assert (threat.distance(found, x) <= eps + 1e-6).all()
     assert found.amin() >= 0
     assert found.amax() <= 1
-    assert (found - x_adv).abs().max() < 1.001 / 255  # a level at most, by whichever side
+    assert (found - x_adv).abs().max() < 1.001 / 255  # at most one level, up or down
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 1.0), ("l1", 6.0)])

@@ -137,7 +137,7 @@ def test_a_full_device_says_so():
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 def test_an_open_file_is_written_on_not_replaced(tmp_path):
-    """Like /dev/stdout, which a shell may have redirected to a file."""
+    """This matters for /dev/stdout, which a shell may have redirected to a file."""
     with open(tmp_path / "log", "wb") as log:
         log.write(b"before ")
         log.flush()
@@ -176,7 +176,7 @@ def test_a_file_that_is_read_only_stays(tmp_path):
 
 @contextlib.contextmanager
 def small_disk(size):
-    """Files cannot grow beyond size, as on a full disk."""
+    """Limit the size of files, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -21,10 +21,10 @@ class Net(nn.Module):
         self.register_buffer("later", None)
 
     def forward(self, x):
-        self.counter += 1  # in place
-        self.average = self.average * 0.5  # another object
-        self.later = torch.ones(2)  # where there was none
-        self.register_buffer("made", torch.zeros(1))  # one that was not there
+        self.counter += 1  # changed in place
+        self.average = self.average * 0.5  # replaced
+        self.later = torch.ones(2)  # set instead of None
+        self.register_buffer("made", torch.zeros(1))  # a new buffer
         return self.head(self.drop(F.softplus(self.norm(self.conv(x)))).flatten(1))
 
 
@@ -46,7 +46,7 @@ def test_gradients_equal_finite_differences(net, batch, loss):
     net.eval().double()
     x = x.double()
     found = input_gradient(net, x, y, loss)
-    step = 1e-3  # losses are float32
+    step = 1e-3  # no smaller, because losses are float32
     for pixel in (0, 7, 20, 35):
         ahead, behind = x.clone(), x.clone()
         ahead.flatten(1)[:, pixel] += step

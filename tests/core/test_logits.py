@@ -71,7 +71,7 @@ def test_one_logit_speaks_for_class_1_of_two(form):
 
 
 class Feeling(nn.Module):
-    """One output for two classes, far from 0 or near, with or without its sigmoid."""
+    """A network with one output for two classes, near 0 or far from it, with or without a sigmoid."""
 
     def __init__(self, form, scale=1.0, bias=0.0):
         super().__init__()

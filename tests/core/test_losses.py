@@ -75,7 +75,7 @@ def test_dlr(case):
 
 
 def probability_gap(logits, y):
-    """The formula of the paper."""
+    """Return the formula of the paper: the largest probability of a wrong class minus that of the label."""
     p = logits.double().softmax(1)
     return p.scatter(1, y[:, None], -1).amax(1) - p.gather(1, y[:, None]).squeeze(1)
 
@@ -99,7 +99,7 @@ def test_the_gradient_of_prob_margin_has_the_direction_of_the_gaps(case):
 
 
 def test_prob_margin_by_hand():
-    """Probabilities 0.5, 0.3, 0.2 and the true class the first: (1 - 0.2) / (1 + 0.2)."""
+    """With probabilities 0.5, 0.3 and 0.2, the first class leads by 0.2, so its loss is log((1 - 0.2) / (1 + 0.2))."""
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
     assert prob_margin(logits, torch.tensor([0])).item() == pytest.approx(math.log(0.8 / 1.2), abs=1e-6)
     assert prob_margin(logits, torch.tensor([1])).item() == pytest.approx(math.log(1.2 / 0.8), abs=1e-6)
@@ -107,13 +107,13 @@ def test_prob_margin_by_hand():
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_prob_margin_keeps_its_gradient_under_any_scale_of_the_logits(case, scale):
-    """Where the gap in probability itself has none: p_y rounds to 1."""
+    """At a large scale, the gap between the probabilities itself has no gradient, because p_y rounds to 1."""
     logits, y = (case[0] * scale).requires_grad_(), case[0].argmax(1)
     (grad,) = torch.autograd.grad(prob_margin(logits, y).sum(), logits)
     assert (grad.abs().amax(1) > 0.1).all()
     better = logits.detach().clone()
     better[torch.arange(len(y)), y] -= 1e-3 * scale
-    assert (prob_margin(better, y) > prob_margin(logits, y)).all(), "the least step is seen"
+    assert (prob_margin(better, y) > prob_margin(logits, y)).all(), "a small step increases the loss"
     if scale > 1:
         (lost,) = torch.autograd.grad(probability_gap(logits, y).float().sum(), logits)
         assert (lost.abs().amax(1) == 0).float().mean() > 0.5
@@ -135,7 +135,7 @@ def test_targeted_dlr(case):
 
 
 def test_no_ratio_is_constant(case):
-    """With few classes the formulas of the paper have no gradient, and an attack on them stands still."""
+    """With few classes, the formulas of the papers are constant, so attacks would not move."""
     logits, _ = case
     y = logits.argmax(1)
     logits.requires_grad_()
@@ -171,7 +171,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )  # fmt: skip
 def test_only_numbers_name_a_class(logits, label):
-    """And every label of a row that names none is wrong, by any margin."""
+    """If a row of logits names no class, every label counts as wrong, with an infinite margin."""
     row = torch.tensor([logits])
     assert predict_labels(row).item() == label
     for y in range(3):
@@ -189,7 +189,7 @@ def test_infinite_logits_do_not_blur_a_margin():
 
 @pytest.mark.parametrize("known", [2, 3, 4, 7])
 def test_classes_masked_with_infinity_change_no_ratio(known):
-    """Nor its gradient: an attack goes as if the model did not have them."""
+    """They do not change its gradient either, so attacks run as if the model did not have these classes."""
     draw = torch.Generator().manual_seed(known)
     logits, y = torch.randn(32, known, generator=draw), torch.randint(0, known, (32,), generator=draw)
     target = (y + 1) % known

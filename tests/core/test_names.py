@@ -4,7 +4,7 @@ from robustcls.core.names import quoted, readable, some_of, without_names
 def test_readable_names_can_be_written_everywhere():
     assert readable("café/猫.png") == "café/猫.png"
     assert readable("caf\udce9.png") == "caf\\xe9.png"
-    assert readable("\udce7\udc8c\udcab") == "猫"  # of UTF-8 bytes under a locale that is not
+    assert readable("\udce7\udc8c\udcab") == "猫"  # UTF-8 bytes read under another locale
 
 
 def test_names_are_taken_out_of_texts_again():

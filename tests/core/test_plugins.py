@@ -86,7 +86,7 @@ def test_a_signature_is_read_from_the_source():
     )
     assert pgd.path == "robustcls/attacks/pgd.py"
     gradients = next(plugin for plugin in describe("attribution") if plugin.name == "integrated_gradients")
-    assert "baseline='black'" in gradients.signature, "choices are options too"
+    assert "baseline='black'" in gradients.signature, "options with fixed choices are in the signature, too"
 
 
 def test_unknown_kinds_and_names():
@@ -164,7 +164,7 @@ def test_a_plain_word_is_text():
         f"steps={'(' * 5000}1",
         "3",
         "*[3]",
-        "steps=3",  # the parenthesis that closes is missing: see below
+        "steps=3",  # the test leaves the closing parenthesis out
         "steps=1, steps=2",
         "steps=3)(steps=4",
         "steps=3) + f(",

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line every half minute, with the time left."""
+"""Progress without a terminal: one line every half minute, with the time left."""
 
 import io
 import sys

@@ -18,7 +18,7 @@ CASES = [(norm, eps, shape) for norm in NORMS for eps in RADII[norm] for shape i
 
 
 def norm_of(delta: Tensor, norm: str) -> Tensor:
-    """Compute it in double precision, with other functions than the code."""
+    """Return the norms in double precision, computed with other functions than in the package."""
     order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
     return torch.linalg.vector_norm(delta.double().flatten(1), ord=order, dim=1)
 
@@ -27,7 +27,7 @@ def norm_of(delta: Tensor, norm: str) -> Tensor:
 def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, shape):
     threat, draw = ThreatModel(norm, eps), seeded()
     for scale in (0.01, 0.1, 1.0, 10.0):
-        for low, high in ((0, 1), (0.3, 0.7)):  # with the box active, and hardly
+        for low, high in ((0, 1), (0.3, 0.7)):  # the box cuts off much, or hardly anything
             x = low + (high - low) * torch.rand(16, *shape, generator=draw)
             x_adv = threat.project(x + scale * torch.randn(x.shape, generator=draw), x)
             assert norm_of(x_adv - x, norm).max() <= eps + 1e-6
@@ -39,7 +39,7 @@ def test_a_projection_is_inside_ball_and_box_and_stays_where_it_is(norm, eps, sh
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 3.0), ("l2", 10.0), ("l1", 12.0), ("l1", 60.0)])
 def test_large_images_stay_inside_the_ball(norm, eps):
-    """Sums over 150,528 pixels in float32 miss the tolerance."""
+    """Sums over 150,528 pixels in float32 would not meet the tolerance."""
     threat, x = ThreatModel(norm, eps), torch.full((4, 3, 224, 224), 0.6)
     noise = torch.randn(x.shape, generator=seeded())
     for x_adv in (
@@ -61,7 +61,7 @@ def test_a_projection_leaves_what_is_inside(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_projection_is_the_nearest_point_of_the_ball(norm):
-    """Variational inequality: <delta - p, q - p> <= 0 for every q of the ball; the box plays no part at 0.5."""
+    """Variational inequality: <delta - p, q - p> <= 0 for every q of the ball. At 0.5, the box plays no part."""
     eps = {"linf": 0.01, "l2": 0.1, "l1": 0.4}[norm]
     x, draw = torch.full((32, 2, 5, 5), 0.5), seeded()
     delta = 0.05 * torch.randn(x.shape, generator=draw)
@@ -75,7 +75,7 @@ def test_a_projection_is_the_nearest_point_of_the_ball(norm):
 
 
 def bisected(delta: Tensor, x: Tensor, eps: float) -> Tensor:
-    """The l1 projection of one delta onto ball and box, by the threshold that bisection finds in double."""
+    """Return the l1 projection of one delta onto ball and box, with a threshold found by bisection in double precision."""
     delta, x = delta.double(), x.double()
     room = torch.where(delta > 0, 1 - x, x)
 
@@ -100,7 +100,7 @@ def bisected(delta: Tensor, x: Tensor, eps: float) -> Tensor:
 )
 @example(seed=0, pixels=7, eps=1.0, scale=1e4, power=1, levels=1)
 def test_the_l1_projection_equals_bisection(seed, pixels, eps, scale, power, levels):
-    """Also of heavy tails, of ties and of pixels at the walls of the box."""
+    """This includes heavy tails, ties, and pixels at the edge of the box."""
     draw = seeded(seed)
     x = (torch.rand(5, 1, 1, pixels, generator=draw) * levels).round() / levels
     x_adv = x + scale * torch.randn(x.shape, generator=draw) ** power
@@ -110,7 +110,7 @@ def test_the_l1_projection_equals_bisection(seed, pixels, eps, scale, power, lev
 
 
 def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
-    """Variational inequality: <delta - p, q - p> <= 0 for every q of both."""
+    """Variational inequality: <delta - p, q - p> <= 0 for every q in ball and box."""
     eps, draw = 1.5, seeded()
     x = torch.rand(32, 2, 5, 5, generator=draw)
     x[:4], x[4:8], threat = 0, 1, ThreatModel("l1", eps)
@@ -125,7 +125,7 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
 
 
 def test_the_l1_projection_spends_eps_where_the_box_leaves_room():
-    """Moving out of the box costs nothing: all of eps goes to the one pixel that can move."""
+    """Changes that would leave the box use up nothing, so all of eps goes to the one pixel that can move."""
     x = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
     x_adv = x + torch.tensor([3.0, -3.0, 0.4]).view(1, 1, 1, 3)
     expected = torch.tensor([[1.0, 0.0, 0.7], [1.0, 0.0, 1.0]]).view(2, 1, 1, 3)
@@ -147,7 +147,7 @@ def test_the_other_projections_are_onto_the_ball_and_then_onto_the_box(norm, eps
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_random_start_is_inside_and_uniform(norm):
-    """Of a uniform point in a ball of dimension D, (radius / eps) ** D is uniform in [0, 1]."""
+    """For a uniform point in a ball of dimension D, (radius / eps) ** D is uniform in [0, 1]."""
     eps = {"linf": 0.1, "l2": 0.2, "l1": 0.3}[norm]
     x = torch.full((4000, 1, 2, 2), 0.5)
     start = ThreatModel(norm, eps).random_start(x, seeded())
@@ -341,13 +341,14 @@ def test_the_dual_norm_is_what_a_linear_loss_gains_in_the_ball(norm):
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     expected = torch.linalg.vector_norm(grad.double().flatten(1), ord=order, dim=1).float()
     torch.testing.assert_close(ThreatModel(norm, 1.0).dual(grad), expected)
-    if norm != "l1":  # where `steepest` moves more than the one pixel that gains most
+    if norm != "l1":  # in l1, `steepest` moves more than the one pixel that gains most
         gained = (grad * ThreatModel(norm, 1.0).steepest(grad)).flatten(1).sum(1)
         torch.testing.assert_close(gained, expected)
 
 
 def nearest_by_brute_force(delta: Tensor, x: Tensor, eps: int) -> float:
-    """The squared distance from x + delta (D values each) to the nearest point of the box with eps changes, of all choices."""
+    """Return the squared distance from x + delta (D values each) to the nearest point of the box with eps changed values; all
+    choices of values are tried."""
     best = math.inf
     for kept in itertools.combinations(range(len(x)), eps):
         point = x.clone()
@@ -362,7 +363,7 @@ def test_an_l0_projection_is_the_nearest_of_all_choices_of_values(eps):
     x = torch.rand(40, 2, 2, 2, generator=draw)
     delta = torch.randn(
         x.shape, generator=draw
-    )  # leaves the box, so that the largest change is not always the one to keep
+    )  # some values leave the box, so that the largest change is not always the one to keep
     delta[:5] = 0
     p = ThreatModel("l0", eps).project(x + delta, x)
     assert ((p != x).flatten(1).sum(1) <= eps).all()
@@ -379,7 +380,7 @@ def test_an_l0_projection_takes_a_radius_of_each_sample_and_leaves_what_is_insid
     p = ThreatModel("l0", 0).project(x_adv, x, torch.tensor([0.0, 1.0, 4.0, 9.0]))
     assert ThreatModel("l0", 1).distance(p, x).tolist() == [0, 1, 4, 9]
     assert torch.equal(p[3], x_adv[3])
-    assert (p[1] != x[1]).flatten().nonzero().tolist() == [[8]], "the largest change stays"
+    assert (p[1] != x[1]).flatten().nonzero().tolist() == [[8]], "the largest change is kept"
 
 
 def test_l0_counts_each_colour_and_no_half_values():

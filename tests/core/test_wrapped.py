@@ -7,7 +7,7 @@ MODELS = ["ckpt.pt", "mylab.nets:net", "http://host/v2/models/a(b)"]
 
 
 def shown(named):
-    """The tree as nested tuples: name, options, what is inside."""
+    """Return the tree as nested tuples: name, options, inner models."""
     if named.wrapper is None:
         return named.spec
     return (named.wrapper.name, dict(named.wrapper.options), *map(shown, named.inside))
@@ -52,13 +52,13 @@ def test_a_spec_is_read_as_a_tree(spec, tree):
     options = [{key: dict(tree[1])[key] for key in sorted(tree[1])}]
     assert shown(named)[2:] == tree[2:]
     assert [{key: shown(named)[1][key] for key in sorted(shown(named)[1])}] == options
-    assert shown(read_wrapped(named.name())) == shown(named), "the name is a spec again"
+    assert shown(read_wrapped(named.name())) == shown(named), "the name is a spec of the same model"
 
 
 def test_first_wrappers_and_names_of_a_tree():
     named = read_wrapped("coarse(ensemble(averaged(x/a.pt, draws=2), y/b.pt), tree.toml)")
     assert named.first == "x/a.pt"
-    assert [one.name for one in named.wrappers] == ["averaged", "ensemble", "coarse"], "from the innermost on"
+    assert [one.name for one in named.wrappers] == ["averaged", "ensemble", "coarse"], "the innermost comes first"
     short = named.name(lambda spec: spec.rpartition("/")[2])
     assert short == "coarse(ensemble(averaged(a.pt, draws=2), b.pt), tree=tree.toml)"
 

@@ -30,13 +30,13 @@ def corrupt(name, x, severity, seed=0):
 
 
 def photo(height, width):
-    """1,3,H,W of a photograph of a temple."""
+    """Return a photograph of a temple, 1,3,H,W."""
     image = Image.fromarray(load_sample_image("china.jpg")).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
 def tiles():
-    """20 pieces of it, of 32x32 pixels."""
+    """Return 20 pieces of the photograph, of 32x32 pixels."""
     return photo(128, 160).unfold(2, 32, 32).unfold(3, 32, 32)[0].permute(1, 2, 0, 3, 4).reshape(20, 3, 32, 32)
 
 
@@ -82,7 +82,7 @@ def test_every_image_has_its_own_draws(name):
     assert not torch.equal(y[0], y[1])
 
 
-BY_CHANNEL = {"gaussian_noise", "shot_noise", "impulse_noise", "frost"}  # a draw or a tint for each
+BY_CHANNEL = {"gaussian_noise", "shot_noise", "impulse_noise", "frost"}  # each channel has its own draw or tint
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - BY_CHANNEL))
@@ -96,8 +96,8 @@ def test_grey_is_treated_like_rgb_whose_channels_are_equal(name):
         )
 
 
-# By the published constants glass blur and frost change their kind of strength between severities, and the affine part
-# of elastic transforms weakens; frost is also measured against textures that differ.
+# Left out: with the published constants, glass blur and frost change different parameters between severities, and the affine
+# part of elastic transforms gets weaker. Frost also depends on its textures.
 GROWS = sorted(set(NAMES) - {"elastic_transform", "frost", "glass_blur"})
 
 
@@ -109,7 +109,7 @@ def test_a_higher_severity_takes_the_image_further_away(name, size):
     assert far[0] > 0
     assert far[4] > 1.15 * far[0], far
     for near, further in pairwise(far):
-        assert further > 0.97 * near, far  # some neighbours are next to equal, such as motion blur 3 and 4
+        assert further > 0.97 * near, far  # some severities are nearly equal, such as 3 and 4 of motion blur
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1])
@@ -162,7 +162,7 @@ def test_impulse_noise(severity, share):
     [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1), (3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
 )
 def test_the_disk_of_defocus_blur(radius, softness):
-    """OpenCV's GaussianBlur, which mirrors at the border of the grid."""
+    """The disk is smoothed like OpenCV's GaussianBlur, which mirrors at the border of the grid."""
     end, cut = (8, 1) if radius <= 8 else (radius, 2)
     at = np.arange(-end, end + 1)
     inside = (at[:, None] ** 2 + at**2 <= radius**2).astype(float)
@@ -200,7 +200,7 @@ def test_glass_blur_at_its_mildest_only_moves_pixels():
     y = corrupt("glass_blur", x, 1)
     assert set(y.flatten().tolist()) <= set(x.flatten().tolist())
     assert torch.equal(y[0, 0, 0], x[0, 0, 0])
-    assert 0.5 < (y != x).float().mean() < 0.9  # three of four neighbours are others, without the border
+    assert 0.5 < (y != x).float().mean() < 0.9  # three of four offsets move a pixel, except at the border
 
 
 def test_motion_along_a_row_is_a_half_gaussian():
@@ -221,7 +221,7 @@ def test_motion_at_an_angle_spreads_a_point_along_a_ray():
         row, column = image.nonzero().T - 30
         assert image.sum().item() == pytest.approx(1)
         assert image[30, 30].item() == pytest.approx(1 / np.exp(-(np.arange(19) ** 2) / 32).sum())
-        assert (column <= 0).all()  # a pixel looks along the ray, so that a point is spread against it
+        assert (column <= 0).all()  # a pixel averages along the ray, so a point spreads in the opposite direction
         away = row * np.cos(np.radians(degrees)) - column * np.sin(np.radians(degrees))
         assert away.abs().max() <= 0.75
         assert 17 < (row**2 + column**2).max().sqrt() < 19
@@ -243,7 +243,7 @@ def test_enlarging_is_that_of_scipy(factor, side):
 
 def test_zoom_blur_is_a_mean_of_enlargements():
     x = photo(32, 32).double()
-    factors = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06]  # numpy's arange from 1 to 1.06 holds 1.06
+    factors = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06]  # numpy's arange from 1 to 1.06 contains 1.06
     expected = torch.stack([x, *(enlarge(x, factor) for factor in factors)]).mean(0)
     torch.testing.assert_close(corrupt("zoom_blur", x, 1), expected)
 
@@ -252,7 +252,7 @@ def test_flakes_of_snow_fall_and_are_the_same_upside_down():
     black = torch.zeros(20, 1, 32, 32)
     y = corrupt("snow", black, 4)
     torch.testing.assert_close(y, y.flip(2, 3))
-    assert y.min().item() == pytest.approx(0.15 * 0.5)  # the bleaching: (1 - 0.85) (1.5 * 0 + 0.5)
+    assert y.min().item() == pytest.approx(0.15 * 0.5)  # bleaching adds (1 - 0.85) (1.5 * 0 + 0.5)
     along, across = (y.diff(dim=dim).abs().mean() for dim in (2, 3))
     assert along < 0.7 * across
 
@@ -330,7 +330,7 @@ def test_displacements_of_elastic_transforms():
     found = digital.displacement(8, 200, 150, stretch, smooth, seeded())
     assert found.shape == (8, 200, 150, 2)
     assert found.mean().item() == pytest.approx(0, abs=0.02)
-    deviation = stretch * (1 / 3) ** 0.5 / (2 * smooth * np.pi**0.5)  # of noise under a Gaussian of that width
+    deviation = stretch * (1 / 3) ** 0.5 / (2 * smooth * np.pi**0.5)  # of noise smoothed by a Gaussian of this width
     assert found.std().item() == pytest.approx(deviation, rel=0.05)
 
 
@@ -347,7 +347,7 @@ def test_sampling_of_elastic_transforms_is_that_of_scipy(on_centres, mode):
 def test_the_affine_part_of_elastic_transforms_takes_corners_to_where_they_moved():
     x = images((200, 3, 32, 40))
     matrix = digital.affine_maps(x, 2.5, seeded())
-    corners = torch.tensor([[30.0, 26, 1], [30, 6, 1], [10, 6, 1]])  # of a square of a third of the side, at the middle
+    corners = torch.tensor([[30.0, 26, 1], [30, 6, 1], [10, 6, 1]])  # a square in the middle, a third as wide
     moved = torch.linalg.solve(  # from the image to the result
         torch.cat([matrix, torch.tensor([0.0, 0, 1]).view(1, 3, 1).expand(200, 3, 1)], dim=2).mT, corners.mT
     ).mT

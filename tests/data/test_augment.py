@@ -20,7 +20,7 @@ def x():
 
 
 LABELS = torch.arange(16) % 5
-LEAVES_BOX = ("gaussian",)  # on purpose, and so last in a chain
+LEAVES_BOX = ("gaussian",)  # intended; only allowed as the last link of a chain
 REFUSED = [
     "crop_flip(pad=-1)",
     "affine(degrees=-1.0)",
@@ -95,8 +95,8 @@ def test_a_chain_is_its_links_in_order(x):
     bright, cut = "color_jitter(brightness=0, contrast=1, saturation=0, hue=0)", "cutout(size=6, value=1.0)"
     last, first = images_of(f"{bright}+{cut}"), images_of(f"{cut}+{bright}")
     holes = [(chain(x, seeded()) == 1).all(1).sum((1, 2)) for chain in (last, first)]
-    assert (holes[0] >= 9).all()  # cut last: at least a quarter of the square is white in every image
-    assert (holes[1] < 9).any()  # cut first: contrast takes the white away where it is lowered
+    assert (holes[0] >= 9).all()  # cut last: at least a quarter of the white square is left in every image
+    assert (holes[1] < 9).any()  # cut first: lowering the contrast removes the white
 
 
 def test_labels_are_mixed_from_the_first_link_that_mixes(x):
@@ -104,7 +104,7 @@ def test_labels_are_mixed_from_the_first_link_that_mixes(x):
     _, mixed = augment(x, LABELS, seeded())
     assert mixed.shape == (16, 5)
     assert torch.allclose(mixed.sum(1), torch.ones(16))
-    assert ((mixed > 0).sum(1) > 2).any()  # mixed twice
+    assert ((mixed > 0).sum(1) > 2).any()  # images were mixed twice
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_crop_flip_gives_windows_of_the_padded_image(x, flip):
             found = [place for place, window in windows(image, 2, flip) if torch.equal(window, out)]
             assert found
             seen.update(found)
-    assert len(seen) == 25 * (2 if flip else 1)  # every place comes up
+    assert len(seen) == 25 * (2 if flip else 1)  # every position occurs
 
 
 def test_crop_without_pad_or_flip_changes_nothing(x):
@@ -166,7 +166,7 @@ def test_affine_flips_half(x):
 
 
 def spots(n):
-    """Black images, not square, with one bright pixel right of the centre; and where their mass lies, from the centre."""
+    """Return n black images, which are not square, with one bright pixel to the right of the centre."""
     x = torch.zeros(n, 1, 41, 61)
     x[:, :, 20, 42] = 1
     return x
@@ -203,7 +203,7 @@ def test_affine_shifts_and_zooms_as_far_as_told():
     ["crop_flip", "crop_flip(flip=True)", "affine(degrees=5, zoom=0.1)", "idbh_weak(crop=0, p=0)+cutout(size=1)"],
 )
 def test_images_that_may_not_flip_never_do(spec):
-    ramp = torch.linspace(0, 1, 16).expand(64, 1, 16, 16)  # bright on the right: falls only where it is mirrored
+    ramp = torch.linspace(0, 1, 16).expand(64, 1, 16, 16)  # brighter to the right, unless mirrored
     augment, free = images_of(spec, flip=False), images_of(spec)
 
     def falls(y):

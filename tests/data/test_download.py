@@ -24,7 +24,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, no_debian, name):
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    for _ in range(2):  # the failed download leaves nothing that the second try takes for the data set
+    for _ in range(2):  # a failed download leaves nothing that looks like the data set
         with pytest.raises(InputError, match=f"cannot download {name} from http.*not known.*`data_dir`") as error:
             load_split(name, "train", data_dir=str(tmp_path))
         assert "\n" not in str(error.value)
@@ -32,7 +32,7 @@ def test_no_network_is_one_line(tmp_path, monkeypatch, no_debian, name):
 
 
 class Cut:
-    """A server's answer that ends too early."""
+    """The answer of a server that ends too early."""
 
     length, url = 1000, None
 

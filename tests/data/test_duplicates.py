@@ -19,7 +19,7 @@ def test_duplicates_of_training_images_are_counted(tmp_path):
     assert said in folder(str(root), "test").note
     assert said in folder(str(root), "train").note
     chosen = load_split(f"folder:{root}", "test", n=3)
-    assert "duplicates" not in chosen.note  # they are not among the three
+    assert "duplicates" not in chosen.note  # the three images have no duplicates
     shutil.copy(root / "train" / "dog" / "5.png", root / "train" / "cat" / "6.png")
     said = "1 image lies under two labels as duplicates, such as “train/cat/6.png” and “train/dog/5.png”"
     assert said in folder(str(root), "train").note

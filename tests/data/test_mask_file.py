@@ -6,10 +6,11 @@ from PIL import Image
 
 from robustcls.data.mask_file import read_mask
 
-# By hand: white, black, white that is transparent, white of half the opacity and of less, the greys at the edge.
+# White, black, transparent white, white with half opacity and with less, greys on either side of the threshold, and
+# transparent black.
 PIXELS = [(255, 255), (0, 255), (255, 0), (255, 128), (255, 127), (128, 255), (127, 255), (0, 0)]  # grey, alpha
 ALLOWED = [True, False, False, True, False, True, False, False]
-OPAQUE = [True, False, True, True, True, True, False, False]  # where there is no alpha
+OPAQUE = [True, False, True, True, True, True, False, False]  # without the alpha channel
 
 
 def in_mode(mode):

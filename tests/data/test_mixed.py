@@ -11,7 +11,8 @@ L, U = 10, 25
 
 @pytest.fixture
 def mixed():
-    """The value of each image is its number: labelled images from 0, unlabelled ones from 100."""
+    """Return a function that mixes labelled and unlabelled images. Image values are numbers: from 0 for labelled images, and
+    from 100 for unlabelled ones."""
 
     def images(first, count, label):
         pixels = torch.arange(first, first + count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 2, 2)
@@ -22,7 +23,7 @@ def mixed():
 
 
 def drawn(mixed, batch_size, **options):
-    """The numbers of the images of each batch, and its labels."""
+    """Return the numbers of the images and the labels of each batch."""
     return [
         ((x[:, 0, 0, 0] * 255).round().long().tolist(), y.tolist()) for x, y in mixed.batches(batch_size, **options)
     ]
@@ -47,13 +48,13 @@ def test_each_part_has_the_same_share_and_none_is_without_either(share, size, pa
 
 
 def test_all_images_of_a_source_come_before_any_comes_again(mixed):
-    """Of 16 labelled draws among 10 images: each once, then 6 again; of 16 unlabelled ones no image twice."""
+    """In 16 draws from 10 labelled images, each occurs once and then 6 again. In 16 unlabelled draws, no image occurs twice."""
     numbers = [number for batch, _ in drawn(mixed(), 8, epoch=3) for number in batch]
     known, others = ([n for n in numbers if (n < 100) == side] for side in (True, False))
     assert (len(known), len(others)) == (16, 16)
     assert sorted(known[:L]) == list(range(L))
     assert len(set(known[L:])) == 6
-    assert known[L:] != known[:6]  # in another order
+    assert known[L:] != known[:6]  # the order changes
     assert len(set(others)) == 16
 
 

@@ -15,7 +15,7 @@ UNKNOWN = "whether the model was trained on any of these images is not known"
 
 @pytest.fixture
 def trained(tmp_path):
-    """Class folders alone, of which training takes 16 images, and 4 are its test split."""
+    """Return a folder with class folders but no splits: 16 images are for training, and 4 are the test split."""
     for label, name in enumerate(("cat", "dog")):
         for number in range(10):
             draw(tmp_path / "trained" / name / f"{number}.png", seed=100 * label + number)
@@ -63,7 +63,7 @@ def test_only_folders_are_looked_at():
     assert seen_in_training("digits", load_split("digits", "test", n=10), "digits") == ""
 
 
-# A folder that is named without folder:
+# A folder that is named without the prefix folder:
 
 
 def test_a_folder_is_recognised_where_a_data_set_is_named(tmp_path, monkeypatch):
@@ -75,4 +75,4 @@ def test_a_folder_is_recognised_where_a_data_set_is_named(tmp_path, monkeypatch)
         with pytest.raises(InputError, match="did you mean 'digits'"):
             ask("digitz")
     (tmp_path / "digits").mkdir()
-    assert recipe("digits")["eps"] == "0.15", "a data set of ours comes first"
+    assert recipe("digits")["eps"] == "0.15", "our own data sets take precedence over a folder of the same name"

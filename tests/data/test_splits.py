@@ -110,7 +110,7 @@ def test_choose_keeps_the_share_of_each_class():
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A module with data sets, right and wrong ones."""
+    """Make a module with valid and invalid data sets."""
     (tmp_path / "minedata.py").write_text(
         "import numpy as np\n"
         "def pair(split): return np.zeros((40, 1, 4, 4), np.uint8), np.arange(40) % 2\n"

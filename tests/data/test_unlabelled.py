@@ -21,7 +21,7 @@ def save(path, colour, size=8):
 
 @pytest.fixture
 def loose(tmp_path):
-    """Images at the top level and in folders that are no classes, and a file that is no image."""
+    """Return a folder with images at the top level and in folders that are not classes, and a file that is not an image."""
     for number, name in enumerate(("b.png", "a.png", "2024/x.png", "2024/deep/y.png")):
         save(tmp_path / "loose" / name, (number, 10, 20))
     (tmp_path / "loose" / "notes.txt").write_text("no image")

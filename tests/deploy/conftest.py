@@ -1,4 +1,4 @@
-"""A small model, and images of its size."""
+"""Fixtures: a small model, and images of its size."""
 
 import pytest
 import torch

@@ -15,11 +15,11 @@ from robustcls.models.onnx.net import net_of
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-# The smallest and the largest VGG: those between them have the same layers.
+# Of the VGGs only the smallest and the largest, because the others have the same layers.
 OURS = {name: f"{name}(width=0.125)" for name in plugins.names("model") if name not in ("vgg13", "vgg16")} | {
     "wide_resnet": "wide_resnet(depth=10, width=1)"
 }
-TORCHVISION = {  # narrow ones of its classes, and small images
+TORCHVISION = {  # narrow networks and small images
     "googlenet": (
         64,
         lambda: get_model("googlenet", weights=None, num_classes=10, aux_logits=False, init_weights=False),
@@ -42,7 +42,8 @@ def of_torchvision(name):
 
 
 def with_statistics(model):
-    """Make it look trained: BatchNorm is not the identity, and the head is not zero, as torchvision's ViT starts."""
+    """Return the model as if trained: BatchNorm is not the identity, and weights that start at zero, such as the head of
+    torchvision's ViT, are not zero."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)

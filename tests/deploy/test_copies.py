@@ -15,14 +15,14 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def images_of_three(split):
-    """Data as the model of these tests takes it."""
+    """Return data that fits the model of these tests."""
     generator = torch.Generator().manual_seed(0)
     return torch.rand(80, *SIZE, generator=generator), torch.arange(80) % 3, CLASSES
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Of one model, in 32 and in 8 bits; no test changes them."""
+    """Return the artefacts of one model in 32 and 8 bits; no test changes them."""
     folder = tmp_path_factory.mktemp("made")
     model, images = make_model(), images_of_three("train")[0]
     model.pruned = "channels(ratio=0.5)"
@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 
 
 def foreign(artefact, path):
-    """The file of an artefact with other names and another version of operators, as another program writes it."""
+    """Save the file of an artefact with other names and another opset, as another program would write it; return the path."""
     model = onnx.load(str(artefact.file))
     names = {"images": "pixels", "logits": "scores"}
     for value in (*model.graph.input, *model.graph.output):
@@ -101,7 +101,7 @@ def test_a_file_of_another_program_is_described_as_it_is(kind, made, tmp_path):
     assert (manifest.file.input, manifest.file.output, manifest.file.opset) == ("pixels", "scores", 19)
     assert manifest.reference_tolerance == (1e-4 if kind == "fp32" else 0.05)
     assert manifest.source.parameters == manifest.file.parameters > 0
-    assert manifest.quantization is None  # how it was made, nobody said
+    assert manifest.quantization is None  # nothing is known about its quantisation
     session = onnxruntime.InferenceSession(str(tmp_path / "copy" / "model.onnx"))
     check_reference(
         tmp_path / "copy", manifest, lambda x: session.run([manifest.file.output], {manifest.file.input: x})[0]
@@ -122,7 +122,7 @@ def test_a_file_of_another_program_is_rounded_under_its_own_names(made, tmp_path
 
 def test_parameters_are_weights_and_biases_whatever_the_precision(made):
     plain, rounded = made
-    expected = (3 * 9 * 8 + 8) + (8 * 9 * 8 + 8) + (8 * 3 + 3)  # BatchNorm is folded into the first
+    expected = (3 * 9 * 8 + 8) + (8 * 9 * 8 + 8) + (8 * 3 + 3)  # BatchNorm is folded into the first layer
     assert (plain.manifest.file.parameters, rounded.manifest.file.parameters) == (expected, expected)
 
 

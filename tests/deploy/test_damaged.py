@@ -33,12 +33,12 @@ def cut_reference(folder):
 
 def flip_reference(folder):
     whole = bytearray((folder / "reference.npz").read_bytes())
-    whole[1000] ^= 255  # a pixel
+    whole[1000] ^= 255  # one pixel
     (folder / "reference.npz").write_bytes(whole)
 
 
 def with_reference(**changed):
-    """Damage: arrays of the reference, changed by functions."""
+    """Return a function that changes arrays of the reference by the given functions."""
 
     def damage(folder):
         with numpy.load(folder / "reference.npz") as reference:
@@ -100,7 +100,7 @@ def test_a_damaged_artefact_is_refused_in_one_line(damage, words, model, images,
 
 
 def with_manifest(**changed):
-    """Damage: fields of the manifest; the name of a field of a part as threat__eps, and a function of what was there."""
+    """Return a function that sets fields of the manifest; threat__eps names the field eps of its part threat."""
 
     def damage(folder):
         record = json.loads((folder / MANIFEST).read_text())

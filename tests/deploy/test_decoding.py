@@ -33,7 +33,7 @@ def by_manifest(file, said):
     assert said.resize == "shorter side, Pillow's BILINEAR filter, antialiased; not where the size is right"
     assert said.crop == "centre; of an odd surplus the larger part off the right and the bottom"
     mode = {"Pillow's mode L (ITU-R 601 luma)": "L", "Pillow's mode RGB": "RGB"}[said.colour]
-    image = Image.open(io.BytesIO(file))  # whose orientation, frames after the first and colour profile are ignored
+    image = Image.open(io.BytesIO(file))  # orientation, colour profile and all frames but the first are ignored
     if image.mode == "I;16":
         values = numpy.asarray(image).astype(float).clip(0, said.white or 65535)
         image = Image.fromarray((values * 255 / (said.white or 65535)).round().astype(numpy.uint8))
@@ -93,7 +93,7 @@ def test_what_the_manifest_says_is_what_folders_are_decoded_by(file, white, form
 @pytest.mark.parametrize("size", [(31, 20), (20, 33), (300, 211), (16, 40), (12, 12)])
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear", "nearest", "lanczos"])
 def test_resized_and_cropped_as_by_torchvision_in_a_folder_and_by_a_service(size, filter, tmp_path):
-    """And an image that has the size already stays as it is."""
+    """An image that already has the right size stays unchanged."""
     from torchvision import transforms
 
     file = encoded("RGB", size, "PNG")

@@ -105,7 +105,7 @@ print(json.dumps([sorted(direct - {"robustcls"}), heavy]))
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
-    """An artefact exported with its deployment files; no test changes it."""
+    """Return an artefact exported with its deployment files; no test changes it."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
     model = Classifier(net, classes=("cat", "dog"), input_size=(3, 6, 6), arch="small")
     out = tmp_path_factory.mktemp("deploy") / "My model_2"
@@ -126,7 +126,7 @@ def one(artefact, instruction):
     return found
 
 
-# What the public definitions of the APIs say of the fields that are used; any other field is refused.
+# The fields that we use, as the public definitions of the APIs describe them. Any other field is refused.
 
 
 class Strict(BaseModel):
@@ -271,7 +271,7 @@ def test_kserve_takes_its_file(artefact):
     assert service.metadata.name == NAME
     annotations = service.metadata.annotations
     assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
-    assert annotations["serving.kserve.io/autoscalerClass"] == "external"  # KEDA scales it
+    assert annotations["serving.kserve.io/autoscalerClass"] == "external"  # scaled by KEDA
     (container,) = service.spec.predictor.containers
     assert container.image.endswith(artefact.manifest.file.sha256[:12])
     config, ready = ServeConfig(), container.readinessProbe
@@ -285,7 +285,7 @@ def test_kserve_takes_its_file(artefact):
 
 def test_keda_takes_its_file_and_its_query_is_of_a_metric_that_is_served(artefact):
     scaled = ScaledObject.model_validate(read(artefact, "keda.yaml"))
-    assert scaled.spec.scaleTargetRef.name == f"{NAME}-predictor"  # as KServe names it
+    assert scaled.spec.scaleTargetRef.name == f"{NAME}-predictor"  # the name that KServe gives it
     assert scaled.spec.minReplicaCount < scaled.spec.maxReplicaCount
     pytest.importorskip("prometheus_client")
     from robustcls.serving.metrics import Metrics
@@ -313,7 +313,7 @@ def test_ray_serve_takes_its_file(artefact):
 
     content = read(artefact, "ray_serve.yaml")
     (application,) = ServeDeploySchema(**content).applications
-    (deployment,) = content["applications"][0]["deployments"]  # Ray ignores fields that it does not know
+    (deployment,) = content["applications"][0]["deployments"]  # Ray would ignore unknown fields
     assert deployment.keys() <= DeploymentSchema.model_fields.keys()
     assert deployment["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
     assert application.args == {"models": [f"{NAME}={INSIDE}"]}
@@ -393,8 +393,8 @@ def test_the_requirements_are_what_the_service_imports(artefact):
     assert done.returncode == 0, done.stderr
     direct, heavy = json.loads(done.stdout)
     assert heavy == []
-    direct = {"pydantic" if name == "pydantic-core" else name for name in direct}  # which brings its own version of it
-    assert direct == listed - {"httptools", "uvloop"}  # which uvicorn imports where they are there
+    direct = {"pydantic" if name == "pydantic-core" else name for name in direct}  # pydantic requires it
+    assert direct == listed - {"httptools", "uvloop"}  # uvicorn imports these if they are installed
 
 
 def test_an_import_that_is_not_listed_would_be_found(artefact):
@@ -408,7 +408,7 @@ def test_the_ranges_hold_what_is_installed_and_what_the_package_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*map(Requirement, project["dependencies"] + project["optional-dependencies"]["serve"])]
     floors = {canonicalize_name(each.name): each.specifier for each in asked}
-    written = {"pyyaml"}  # by `robustcls monitor --write`, which does not run in the container
+    written = {"pyyaml"}  # only `robustcls monitor --write` needs it, which does not run in the container
     extra = {canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["serve"]}
     assert set(REQUIREMENTS) >= extra - written
     for package, versions in REQUIREMENTS.items():

@@ -134,7 +134,7 @@ def test_layers_go_back_to_floating_point_until_the_bound_holds(images, tmp_path
     quantization = artefact.manifest.quantization
     assert (quantization.robust_drop, quantization.robust_drop_bound, quantization.robust_drop_n) == (0.5, 1.0, 30)
     assert len(quantization.float_layers) == 2
-    assert quantization.calibration.n == 50  # none of them is held out
+    assert quantization.calibration.n == 50  # the 30 held-out images are not among them
     assert sum("robust accuracy falls by" in line for line in said) == 3
 
 
@@ -146,7 +146,7 @@ def test_the_drop_is_that_of_the_union_of_both_models_examples(images, tmp_path)
     labels = model(images).argmax(1)
     held = HeldOut(model, images, labels, robustcls.ThreatModel("linf", 0.03), seed=0)
     drop = held.drop(artefact.file)
-    assert (drop.points, drop.n) == (0.0, 80)  # the same function has the same examples
+    assert (drop.points, drop.n) == (0.0, 80)  # both compute the same function and have the same examples
     assert drop.low < 0 < drop.high
 
 
@@ -212,7 +212,7 @@ def test_too_few_calibration_images_are_reported(images, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory):
-    """An artefact, exported once; tests copy it."""
+    """Return an artefact that is exported once; tests copy it."""
     folder = tmp_path_factory.mktemp("earlier") / "artefact"
     robustcls.export(make_model(), folder, calibration=torch.rand(80, *SIZE))
     return folder

@@ -149,7 +149,7 @@ def test_every_command_shown_parses(line):
             ("objective", "objective"),
         ):
             if (name, option) == ("certify", "method"):
-                continue  # one of two words
+                continue  # not a plug-in, but one of two words
             given = context.params.get(option)
             for spec in [given] if isinstance(given, str) else given or ():
                 if kind == "model" and is_zoo(spec):

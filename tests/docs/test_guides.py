@@ -10,7 +10,7 @@ from tests.helpers.guides import PAGES, ROOT, Reader, blocks, steps, words_of
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """One reader with one folder for all pages: later pages use the results of earlier ones."""
+    """Return one reader with one folder for all pages, because later pages use the results of earlier ones."""
     reader = Reader(tmp_path_factory.mktemp("guides"))
     yield reader
     reader.close()
@@ -18,7 +18,7 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed():
-    """The stdout of each command."""
+    """Return a dict for the stdout of each command."""
     return {}
 
 

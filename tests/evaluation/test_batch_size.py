@@ -18,7 +18,7 @@ from robustcls.runtime.world import World
 from tests.helpers.eval_models import evaluated, make_batch, make_engine, make_net
 
 LINF = ThreatModel("linf", 0.02)
-# Few draws, so that luck decides on many samples.
+# Few draws, so that chance decides on many samples.
 ATTACKS = [
     "noise(draws=2)", "square(queries=40)", "pgd(steps=2, restarts=2)",
     "apgd_t(steps=3, targets=2, restarts=4, closest=0.5)",
@@ -26,12 +26,12 @@ ATTACKS = [
 
 
 def net() -> nn.Module:
-    """A net in float64, so that no batch size affects rounding."""
+    """Return a net in float64, so that the batch size does not affect rounding."""
     return make_net().double()
 
 
 class Small(nn.Module):
-    """A model with memory for a limited number of images."""
+    """A model that has memory for a limited number of images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_the_batch_size_decides_nothing_and_is_recorded(size, whole):
 def test_memory_decides_nothing_and_what_it_held_is_recorded(images, whole):
     found = judged(Small(images))
     assert_alike(found, whole)
-    assert found.evaluation.provenance.batch_size == {1: 1, 11: 8}[images], "60, halved until it fits"
+    assert found.evaluation.provenance.batch_size == {1: 1, 11: 8}[images], "60 is halved until the batch fits"
 
 
 def test_the_automatic_batch_size_is_recorded(whole):
@@ -93,7 +93,7 @@ def test_the_automatic_batch_size_is_recorded(whole):
     assert again.provenance.batch_size == found.provenance.batch_size
     before = json.loads(found.to_json())
     del before["provenance"]["batch_size"]
-    assert Evaluation.from_json(json.dumps(before)).provenance.batch_size == 0, "made before it was recorded"
+    assert Evaluation.from_json(json.dumps(before)).provenance.batch_size == 0, "0 stands for not recorded"
 
 
 @pytest.mark.parametrize("rows", [slice(5, 30), torch.tensor([41, 3, 22, 8, 59]), torch.tensor([17])])
@@ -109,7 +109,7 @@ def test_random_numbers_differ_by_seed_and_by_sample(whole):
 
 
 class One(World):
-    """One of two processes that does not wait for the other: `gather` returns its own result."""
+    """One of two processes, which does not wait for the other: `gather` returns only its own result."""
 
     def gather(self, value):
         return [value]
@@ -160,7 +160,7 @@ def test_the_public_functions_do_not_depend_on_the_batch_size():
 
 
 class Halves(nn.Module):
-    """Class 1 where the upper and the lower half differ: all flat colours and all noise are of class 0."""
+    """A model that predicts class 1 if the upper and lower half differ; flat colours and noise are of class 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Halves(nn.Module):
 
 
 def halves() -> tuple[Tensor, Tensor]:
-    """Two images of each class, class by class."""
+    """Return two images of each class, in the order of the classes."""
     x = 0.3 + 0.2 * torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x[2:, :, :4], x[2:, :, 4:] = 0.9, 0.2
     return x, torch.tensor([0, 0, 1, 1])
@@ -187,7 +187,7 @@ def test_the_adversarial_starts_do_not_depend_on_the_batch_size(spec):
     made, whole = robustcls.attack(Halves(), x, y, l2, spec), None
     for size in (4, 2, 1):
         found = robustcls.evaluate(Halves(), x, y, l2, attacks=[spec], batch_size=size)
-        assert found.attacks[0].censored == found.robust.correct == 0, "another image of the run is a start"
+        assert found.attacks[0].censored == found.robust.correct == 0, "images of the other class serve as starts"
         nearest = [next(iter(sample.nearest.values())) for sample in found.samples]
         whole = whole or nearest
         assert nearest == pytest.approx(whole, abs=1e-4)
@@ -205,7 +205,7 @@ def test_the_adversarial_starts_do_not_depend_on_the_batch_size(spec):
     ],
 )
 def test_samples_without_a_start_are_counted_and_said(attacks, status, lacking):
-    """All images are of class 0, and so is every candidate for a start."""
+    """All images are of class 0, and so are all candidates for a start."""
     x, y = halves()
     found = robustcls.evaluate(Halves(), x[:2], y[:2], ThreatModel("l2", 13 if lacking == 0 else 0.1), attacks=attacks)
     checks = {check.id: check for check in found.checks}

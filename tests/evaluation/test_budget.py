@@ -39,7 +39,7 @@ def test_small_needs_are_met_and_the_rest_is_shared_equally(total, needs, share)
 
 def test_a_budget_holds_as_many_samples_as_the_time_that_is_left():
     clock = Clock()
-    budget = Budget(1, clock=clock)  # 54 seconds, for a tenth is kept
+    budget = Budget(1, clock=clock)  # 54 seconds, because a tenth is held back
     assert budget.fitting("maps_n", 20, 2.0) == 20
     assert budget.fitting("maps_n", 100, 2.0) == 27
     assert budget.fitting("maps_n", 100, 2.0, [200.0]) == 13
@@ -82,7 +82,7 @@ def test_fewer_samples_are_attacked_where_the_budget_asks_for_it():
     assert fitting_samples(Budget(2, clock=clock), pace, config, attacks, 100, curve=False)[0] == int(108 / each)
     assert fitting_samples(Budget(2, ("n",), clock), pace, config, attacks, 100, curve=False)[0] == 100
     assert fitting_samples(Budget(None, clock=clock), pace, config, attacks, 100, curve=False)[0] == 100
-    config.maps_n = 1000  # others want the time, too
+    config.maps_n = 1000  # maps need time, too
     assert fitting_samples(Budget(2, clock=clock), pace, config, attacks, 100, curve=False)[0] == max(4, int(54 / each))
 
 
@@ -110,14 +110,14 @@ def test_the_pace_is_measured_by_the_clock():
     model = Slow(clock).train()
     pace = measure_pace(model, torch.rand(5, 3, 4, 4), ["saliency"], clock=clock)
     assert (pace.forward, pace.gradient) == (1, 3)
-    assert pace.maps["saliency"] == 1 + 1 + (1 + 2)  # what the model gives, the number of classes, then the gradient
+    assert pace.maps["saliency"] == 1 + 1 + (1 + 2)  # predictions, number of classes, gradient
     assert model.training
     assert explanations.seconds(pace) == pytest.approx(MAPS * 5 + FORWARDS)
 
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Fake measures that take one second per sample, and record the number of samples."""
+    """Replace the measures by fakes that take as long as PACE predicts; return the clock and the numbers of samples."""
     clock, took = Clock(), {}
 
     def fake(one):
@@ -153,7 +153,7 @@ def test_a_part_that_does_not_fit_is_measured_on_fewer_samples_and_says_so(judge
     began = clock.now
     found, said = finish(judged, Budget(2, clock=clock))
     assert clock.now - began <= 120
-    assert took["gallery"] == 10  # what is cheap is measured whole
+    assert took["gallery"] == 10  # cheap measures use all samples
     assert 4 <= took["other_curves"] < 20
     assert found.reduced["other_curves"] == (
         f"reduced from n = 20 to n = {took['other_curves']} to keep the budget of 2 minutes"
@@ -223,7 +223,7 @@ def test_attacks_stop_when_the_budget_is_used_up_and_the_evaluation_says_so():
 
 
 def test_what_was_attacked_before_the_budget_was_used_up_is_kept():
-    found, _ = judge_in_time(11, ["pgd(steps=20)"])  # four samples of eight fit
+    found, _ = judge_in_time(11, ["pgd(steps=20)"])  # four of eight samples fit
     assert "; 4 of 8 samples were not attacked to the end" in found.attacks[0].error
     free, _ = judge_in_time(None, ["pgd(steps=20)"])
     assert not free.attacks[0].error
@@ -240,7 +240,7 @@ def test_self_checks_and_curves_stop_with_the_budget():
 
 
 def test_a_curve_that_is_cut_off_says_so(monkeypatch):
-    for check in (black_box_wins, more_steps):  # which attack, and take longer than the rest
+    for check in (black_box_wins, more_steps):  # these checks attack, which takes longer than the rest
         monkeypatch.setattr(check, "function", lambda *_: Check("one", "not_run", None, None, ""))
     cut, took = judge_in_time(20, ["pgd(steps=4)"], eps_grid=[0, *(radius * 1e-6 for radius in range(1, 12))])
     assert took < 1200
@@ -257,7 +257,7 @@ def test_a_budget_that_does_not_hold_one_step_of_each_attack_is_refused():
         check_holds(Budget(0.4, clock=Clock()), pace, attacks, 4, each, "net.pt")
     enough = float(str(caught.value).partition("`minutes=")[2].partition("`")[0])
     assert Budget(enough, clock=Clock()).left() >= 4 * each
-    check_holds(Budget(1, clock=Clock()), pace, attacks, 4, each, "net.pt")  # though all steps would take hours
+    check_holds(Budget(1, clock=Clock()), pace, attacks, 4, each, "net.pt")  # although all steps would take hours
     with pytest.raises(InputError, match="too little"):
         check_holds(Budget(1, clock=Clock(), spent=50), pace, attacks, 4, each, "net.pt")
     with pytest.raises(InputError, match="fewer samples with `n`"):

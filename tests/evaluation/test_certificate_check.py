@@ -27,7 +27,7 @@ def check_in(evaluation):
 
 
 def to_margin(net, margin):
-    """An attack that moves every image straight to this distance from the boundary, and no farther."""
+    """Return an attack that moves every image straight to this distance from the boundary."""
 
     def straight(model, x, y, threat, *, generator=None):
         return x + (margin - net.margin(x)).view(-1, 1, 1, 1) * net.weight.view(3, 4, 4)
@@ -58,14 +58,14 @@ def smooth():
 
 
 def test_one_draw_that_misleads_is_no_violation_where_many_give_the_label(smooth):
-    """At a margin of 0.075 the vote of all draws is 62% for the label; four draws of ten are wrong."""
+    """At a margin of 0.075, 62% of all draws vote for the label, so about four of ten single draws are wrong."""
     net, x, model = smooth
     certified = robustcls.certify(model, x, Y, n=1000)
     assert certified.radius.min() > 0.23
     options = {"attacks": [to_margin(net, 0.075)], "certificates": certified, "seed": 1}
     evaluation = robustcls.evaluate(model, x, Y, "l2:0.23", **options)
     check, lost = check_in(evaluation), N - evaluation.robust.correct
-    assert lost > 1, "the seed is fixed"
+    assert lost > 1, "with this seed, some samples are broken by chance"
     assert evaluation.certified is certified.record
     assert (check.status, check.measured) == ("warn", 0)
     assert "the vote is wrong for 0 of them" in check.message
@@ -79,7 +79,7 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
     evaluation = robustcls.evaluate(model, x, Y, "l2:0.23", attacks=[to_margin(net, 0.075)], seed=1)
     lost = N - evaluation.robust.correct
     assert evaluation.examples.save(tmp_path / "x.npz") == lost > 1
-    evaluation.examples = None  # as one that was loaded
+    evaluation.examples = None  # as in a loaded evaluation
     evaluation.certified = certified.record
     subject = make_subject(model, x, Y, ThreatModel("l2", 0.23))
     check_earlier_attacks(subject, evaluation, None, seed=0, batch_size=64)
@@ -93,7 +93,7 @@ def test_attacks_made_before_are_asked_again_by_their_saved_examples(smooth, tmp
 
 
 def test_a_false_certificate_of_a_vote_is_caught(smooth):
-    """The certificates claim 0.5, but the boundary is at 0.3: beyond it the vote of all draws is another class."""
+    """The certificates claim a radius of 0.5, but the boundary is at 0.3, beyond which most draws vote for another class."""
     net, x, model = smooth
     false = inflated(robustcls.certify(model, x, Y, n=1000).record, 0.5)
     options = {"attacks": [to_margin(net, -0.15)], "certificates": false, "seed": 1}
@@ -117,7 +117,7 @@ def test_a_false_bound_is_caught_and_a_true_one_is_not():
         samples[6 if caught == 0.3 else 9] = CertifiedSample(6 if caught == 0.3 else 9, 0, 0, inside)
         false = closed_form(net, x, samples, [0, 0.1])
         found = robustcls.evaluate(net, x, Y, "l2:0.25", certificates=false, **options)
-        assert check_in(found).status == "fail", "beyond the threat's radius the curve and minimum norms break it"
+        assert check_in(found).status == "fail", "the curve and the minimum perturbations go beyond eps"
         assert check_in(found).measured == (1 if caught == 0.3 else 2)
 
 
@@ -171,7 +171,7 @@ def test_certificates_of_something_else_are_refused(smooth):
 
 
 def test_the_model_and_the_images_may_come_in_another_form(smooth):
-    """In double precision by NumPy, in another wrapper of the same network, and in another order with their names."""
+    """Images may come from NumPy in double precision, or in another order with their indices; the network may be wrapped."""
     net, x, model = smooth
     known = robustcls.certify(net, x.double().numpy(), Y.numpy(), sigma=SIGMA, n=100).record
     given = digests(make_subject(model, x.flip(0), Y, ThreatModel("l2", 0.1), index=torch.arange(N).flip(0)))
@@ -179,5 +179,5 @@ def test_the_model_and_the_images_may_come_in_another_form(smooth):
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
     bounded = robustcls.certify(plain, x, Y, method="bounds", norm="l2", eps_grid="0.01").record
     voted = robustcls.certify(plain, x, Y, sigma=SIGMA, n=20).record
-    assert bounded.weights_sha256 == voted.weights_sha256 != known.weights_sha256, "the network inside the vote"
+    assert bounded.weights_sha256 == voted.weights_sha256 != known.weights_sha256, "the hash is that of the network"
     assert bounded.images_sha256 == known.images_sha256

@@ -20,12 +20,12 @@ def linear(seed=0):
 
 
 def images(n=30):
-    """Images in the middle of the box, so that no radius below 0.2 reaches its edge."""
+    """Return images in the middle of the box, so that no radius below 0.2 reaches its edge."""
     return 0.4 + 0.2 * torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(1))
 
 
 def distances(net, x, norm):
-    """To the nearest point of another class than the predicted one: min of (z_y - z_k) / |w_y - w_k|, in the dual norm."""
+    """Return the distances to the nearest point of another class: min of (z_y - z_k) / |w_y - w_k|, in the dual norm."""
     weight, logits = net[1].weight.detach(), net(x).detach()
     found = []
     for z in logits:
@@ -39,7 +39,7 @@ def distances(net, x, norm):
 def test_the_radius_is_the_largest_of_the_grid_below_the_distance(norm):
     net, x = linear(), images()
     far = distances(net, x, norm)
-    grid = sorted(far)[5:25:5]  # some between the distances, none on one
+    grid = sorted(far)[5:25:5]  # the next line moves them off the distances
     grid = [0.999 * radius for radius in grid]
     found = robustcls.certify(net, x, net(x).argmax(1), method="bounds", norm=norm, eps_grid=[0, *grid])
     expected = [max([radius for radius in grid if radius < one], default=0.0) for one in far]
@@ -127,7 +127,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path, monkeypatch
         robustcls.certify(net, x, y, resume=tmp_path / "kept", **options)
     done.clear()
     assert robustcls.certify(net, x, y, resume=tmp_path / "kept", **options).record.samples == whole
-    assert len(done) == 1, "two of three parts were there"
+    assert len(done) == 1, "two of three parts were kept"
     assert not (tmp_path / "kept").exists()
 
 
@@ -178,7 +178,7 @@ def test_wrong_input_is_refused_in_one_line(options, said, tmp_path):
 )
 def test_a_model_that_cannot_be_bounded_is_refused(model, said):
     x = images(2)
-    y = torch.tensor([0, 1]) if isinstance(model, str) else model(x).argmax(1)  # of a wrong answer nothing is asked
+    y = torch.tensor([0, 1]) if isinstance(model, str) else model(x).argmax(1)  # wrong answers are not bounded
     with pytest.raises(InputError, match=said):
         robustcls.certify(model, x, y, **BOUNDS)
 

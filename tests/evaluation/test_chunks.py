@@ -1,4 +1,4 @@
-"""Many large images are attacked in chunks, in 8 bits until they are used, to the same result as in memory."""
+"""Many large images are kept in 8 bits and attacked in chunks, with the same result as in memory."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def run(
     attacks=ATTACKS, *, model=None, detector=None, large=True, target=None, journal=None, progress=None, examples="all",
     **options,
 ):  # fmt: skip
-    """The samples of make_batch, rounded to 8 bits; as tensors unless large."""
+    """Evaluate the samples of make_batch, rounded to 8 bits; they are tensors unless large."""
     x, y = make_batch()
     pixels = (x * 255).round().to(torch.uint8)
     subject = replace(make_subject(model or make_net(), pixels.float() / 255, y, LINF), detector=detector)
@@ -55,7 +55,7 @@ def run(
 
 
 def comparable(judged):
-    """Return the record without values that rounding in other batches changes."""
+    """Return the record without values that change by rounding if batches differ."""
     whole = without_times(judged)
     for sample in whole["samples"]:
         for name in ("distance", "nearest"):
@@ -73,7 +73,7 @@ def comparable(judged):
 def test_chunks_give_what_all_together_give(attacks, alone):
     whole, chunks = (run(attacks, large=large, alone=alone, eps_grid=[0.01, 0.04]) for large in (False, True))
     assert comparable(chunks) == comparable(whole)
-    assert len(whole.y) > 3 * CHUNK, "else there is one chunk"
+    assert len(whole.y) > 3 * CHUNK, "otherwise there is only one chunk"
     assert isinstance(chunks.examples.x_adv, Stored)
     torch.testing.assert_close(chunks.examples.x_adv[:], whole.examples.x_adv)
     torch.testing.assert_close(chunks.examples.distance, whole.examples.distance)
@@ -81,7 +81,7 @@ def test_chunks_give_what_all_together_give(attacks, alone):
 
 @pytest.mark.parametrize("target", [1, "random", "least_likely"])
 def test_chunks_aim_at_what_all_together_aim_at(target):
-    """With one target class for all, the samples of that class are left out."""
+    """If all samples have the same target class, the samples of this class are left out."""
     whole, chunks = (run(["pgd(steps=3)", "apgd_ce(steps=5)"], large=large, target=target) for large in (False, True))
     assert comparable(chunks) == comparable(whole)
     assert torch.equal(chunks.examples.target, whole.examples.target)
@@ -115,7 +115,7 @@ def test_one_perturbation_for_all_is_not_made_by_chunks():
 
 @pytest.mark.slow
 def test_a_random_model_is_not_attacked_by_chunks():
-    """Its draws are those of a batch; and its accuracy under noise is measured on the attempts on all samples."""
+    """Its draws depend on the batch, and its accuracy under noise is measured on the attempts on all samples."""
     noisy = averaged(Masked(make_net(), lambda x: x + 0.02 * torch.randn_like(x)).eval(), draws=2)
     whole, large = (run("pgd(steps=2)", model=noisy, large=large, examples="") for large in (False, True))
     assert comparable(large) == comparable(whole)
@@ -153,7 +153,7 @@ def test_what_nothing_needs_is_not_kept(examples, tmp_path, monkeypatch):
     assert success[~kept].any() == (examples == "")
     assert int((kept & ~success).sum()) <= 4 + 16
     torch.testing.assert_close(few.examples.x_adv[kept], whole.examples.x_adv[kept])
-    assert few.examples.x_adv.end <= int(kept.sum()) + CHUNK, "the file holds no more than what is kept and a chunk"
+    assert few.examples.x_adv.end <= int(kept.sum()) + CHUNK, "the file holds at most the kept images and one chunk"
     if examples == "broken":
         for judged, name in ((whole, "a"), (few, "b")):
             assert judged.examples.save(tmp_path / f"{name}.npz") == int(success.sum())
@@ -246,7 +246,7 @@ def command(folder, *flags):
 
 @pytest.mark.slow
 def test_resumed_after_sigkill_to_the_same_result(tmp_path):
-    """The command is killed in the middle of a chunk after the first."""
+    """The command is killed in the middle of a later chunk."""
     (tmp_path / "whole").mkdir()
     subprocess.run(command(tmp_path / "whole", "--quiet"), check=True, capture_output=True)
     child = subprocess.Popen(command(tmp_path, "--quiet"), stdout=subprocess.DEVNULL)
@@ -256,7 +256,7 @@ def test_resumed_after_sigkill_to_the_same_result(tmp_path):
     ):
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it was to be killed before its end"
+    assert child.wait() == -signal.SIGKILL, "the process must be killed before it ends"
     subprocess.run(command(tmp_path, "--quiet", "--resume"), check=True, capture_output=True)
     one, other = (Evaluation.load(folder / "e.json") for folder in (tmp_path, tmp_path / "whole"))
     whole, resumed = (without_times(Evaluated(None, evaluation)) for evaluation in (other, one))
@@ -280,7 +280,7 @@ runpy.run_module("robustcls", run_name="__main__")
 
 @pytest.mark.slow
 def test_two_processes_share_the_chunks_to_the_result_of_one(tmp_path, monkeypatch):
-    """Samples, passes and adversarial images, of this process and of two."""
+    """Samples, passes and adversarial images of one process equal those of two processes."""
     for module, name, value in ((stored, "LARGE", 1), (stored, "MAPPED", 1), (cascade, "CHUNK", 30)):
         monkeypatch.setattr(module, name, value)
     (tmp_path / "shared.py").write_text(SHARED, encoding="utf-8")

@@ -38,7 +38,7 @@ def test_each_point_is_what_an_evaluation_at_that_radius_finds():
     for point in found.curve[1:]:
         alone = curve_at(point.eps, []).evaluation
         assert alone.curve is None
-        assert point.robust.correct == pytest.approx(alone.robust.correct, abs=2)  # from other random starts
+        assert point.robust.correct == pytest.approx(alone.robust.correct, abs=2)  # random starts differ
 
 
 def test_only_samples_whose_fate_is_open_are_attacked():
@@ -59,7 +59,7 @@ def test_only_samples_whose_fate_is_open_are_attacked():
 
 def test_an_attack_that_breaks_off_is_named_at_its_radius():
     found = curve_at(0.02, [0.01], attacks=["tests.helpers.eval_models:raises", "fgsm"]).evaluation
-    assert len(found.curve) == 2, "one below the threat's own radius, and that"
+    assert len(found.curve) == 2, "the given radius, and that of the threat model"
     for point in found.curve:
         assert point.error.startswith("tests.helpers.eval_models:raises: RuntimeError")
 
@@ -77,7 +77,7 @@ def test_random_state_and_images_are_left_alone():
     found = curve_at(0.02)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(found.x, x)
-    assert torch.equal(found.examples.x_adv, curve_at(0.02, []).examples.x_adv), "the curve has its own"
+    assert torch.equal(found.examples.x_adv, curve_at(0.02, []).examples.x_adv), "the curve uses its own random numbers"
 
 
 def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
@@ -89,12 +89,12 @@ def test_only_samples_that_stand_are_brought_into_the_next_ball(monkeypatch):
 
     monkeypatch.setattr(ThreatModel, "project", watched)
     found = curve_at(0.02, [0.01, 0.04, 0.08], attacks=["tests.helpers.eval_models:idle"]).evaluation
-    assert projected[-2:] == [found.clean.correct] * 2, "those of two radii, after what the self-checks took"
+    assert projected[-2:] == [found.clean.correct] * 2, "two radii of the curve, after the self-checks"
     assert found.clean.correct < found.clean.total
 
 
 def test_the_curve_knows_the_distances_that_are_known():
-    """The second attack fails, so the points come from the first one."""
+    """The second attack fails, so the points of the curve come from the first attack."""
     found = curve_at(
         0.02,
         [0.005, 0.01, 0.04, 0.08],
@@ -116,7 +116,7 @@ def test_an_automatic_grid_ends_where_nothing_stands(eps):
     assert shares[-1] <= 0.01 < shares[-2]
     assert len(radii) < len(auto_grid(threat))
     whole = curve_at(eps, [*auto_grid(threat)[:14]]).evaluation.curve
-    assert len(whole) == 14, "a grid that was asked for is measured whole"
+    assert len(whole) == 14, "a given grid is measured completely"
     assert [point.robust.correct for point in whole[: len(radii)]] == [point.robust.correct for point in found.curve]
 
 
@@ -133,7 +133,7 @@ def test_the_grid_is_chosen_by_the_option():
     assert choose_grid(None, threat, ATTACKS) == []
     assert choose_grid("0,0.1", threat, ATTACKS) == [0, 0.1]
     assert isinstance(choose_grid("auto", threat, ATTACKS), AutoGrid)
-    assert choose_grid("auto", whole, ["patch"]) == [], "it leaves every small ball"
+    assert choose_grid("auto", whole, ["patch"]) == [], "patches do not stay in small balls"
     assert max(choose_grid("auto", ThreatModel("l0", 20), ATTACKS, (3, 4, 4))) == 3 * 4 * 4
     with pytest.raises(InputError):
         choose_grid("automatic", threat, ATTACKS)
@@ -152,7 +152,7 @@ def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
     net = make_net()
     once = measure_other_curves(*found.on(net), norms=["l2", "l1"], n=12, batch_size=16, seed=0)
     again = measure_other_curves(*found.on(net), norms=["l2"], n=12, batch_size=16, seed=0)
-    assert once[:1] == again, "the seed decides"
+    assert once[:1] == again, "the same seed gives the same curve"
     assert [curve.norm for curve in once] == ["l2", "l1"]
     at = spaced(found.y, 12)
     clean = int((found.examples.clean == found.y)[at].sum())
@@ -172,7 +172,7 @@ def test_curves_in_other_norms_fall_from_clean_accuracy_to_nothing():
             precision="fp32", batch_size=16,
         )  # fmt: skip
         assert point.robust.correct == pytest.approx(alone.evaluation.robust.correct, abs=1)
-    assert net.passes == 0, "the model is left as it was"
+    assert net.passes == 0, "the measure leaves the model unchanged"
 
 
 def test_a_curve_that_never_falls_goes_to_the_farthest_radius_and_names_the_error():

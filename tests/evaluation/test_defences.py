@@ -1,4 +1,4 @@
-"""Defences that only look robust: random ones, ones without gradients, ones that reject inputs."""
+"""Defences that only look robust: random ones, ones without gradients, and ones that reject inputs."""
 
 from importlib import import_module
 
@@ -28,9 +28,9 @@ from tests.helpers.eval_models import Masked, make_engine, train_digits, train_l
 
 
 class Phase(nn.Module):
-    """A wave on every pixel, of a length below a grey level and a phase that nobody knows, and noise on the logits.
+    """A defence that adds a wave of random phase to every pixel, with a wavelength of 1.6 grey levels, and noise to the logits.
 
-    The wave is small and steep: the gradient of one pass is its noise, and the mean over phases has none of it.
+    The wave is small and steep, so the gradient of one pass is mostly noise, which the mean over phases removes.
     """
 
     def __init__(self, net: nn.Module, height: float = 0.03, noise: float = 1.0) -> None:
@@ -43,7 +43,7 @@ class Phase(nn.Module):
 
 
 class Levels(nn.Module):
-    """Reduction of the bit depth."""
+    """A defence that reduces the bit depth."""
 
     def forward(self, x):
         return (x * 4).round() / 4
@@ -70,7 +70,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def sure():
-    """A small network with large margins, trained with noise."""
+    """Return a small network with large margins, trained with noise."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     x, y = digits("train", size=8).batch()
@@ -95,7 +95,7 @@ def samples(n=40, split="test"):
 
 
 def under_noise(model, examples, passes=50):
-    """Compute the accuracy of single passes by hand."""
+    """Return the mean accuracy of single passes on adversarial images."""
     torch.manual_seed(7)
     with torch.no_grad():
         right = [(model(examples.x_adv).argmax(1) == examples.y).float().mean() for _ in range(passes)]
@@ -104,7 +104,8 @@ def under_noise(model, examples, passes=50):
 
 @pytest.mark.slow
 def test_standard_overrates_a_random_model_and_rand_does_not(sure):
-    """By what one pass makes of their images: whether `standard` counts an image as broken is chance, for each pass is."""
+    """The images are compared by the accuracy of single passes, because each pass is random, and so is which images `standard`
+    counts as broken."""
     model, (x, y) = Phase(sure), samples(60)
     torch.manual_seed(1)
     standard = robustcls.evaluate(model, x, y, "linf:0.15", suite="standard")
@@ -132,7 +133,7 @@ def test_the_verdict_is_that_of_passes_no_attack_has_seen(sure, tmp_path):
             by_hand = torch.stack([(model(images).argmax(1) == y).float().mean() for _ in range(200)]).mean().item()
         assert repeated.noise95[0] - 0.02 <= by_hand <= repeated.noise95[1] + 0.02
         assert repeated.lowest < repeated.value < repeated.highest
-        assert repeated.ci95[0] < repeated.noise95[0], "the choice of 30 images adds more than the noise"
+        assert repeated.ci95[0] < repeated.noise95[0], "the choice of 30 images adds more uncertainty than the noise"
     found.save(tmp_path / "evaluation.json")
     assert Evaluation.load(tmp_path / "evaluation.json").under_noise == noisy
     assert f"over {noisy.passes} passes" in str(found)
@@ -171,7 +172,7 @@ def test_the_same_seed_gives_the_same_verdict(sure):
 
 
 def test_a_batch_draws_the_same_whatever_ran_before_it(sure):
-    """This is needed where an evaluation is resumed or shared by processes."""
+    """This is needed if an evaluation is resumed, or shared by processes."""
     (x, y), found = samples(12), []
     for rows in (torch.arange(12), torch.arange(6, 12)):
         model = averaged(Phase(sure), draws=2)
@@ -188,7 +189,7 @@ def test_no_sample_leaves_an_attack_on_one_lucky_draw(sure):
     found = robustcls.evaluate(averaged(Phase(sure), draws=2), x, y, "linf:0.1", attacks="pgd(steps=6)")
     (attack,) = found.attacks
     assert attack.options["early_stop"] is False
-    assert attack.backwards == 6 * 2 * attack.attacked, "two draws a step, on every sample to the end"
+    assert attack.backwards == 6 * 2 * attack.attacked, "two draws per step, on every sample until the last step"
 
 
 def test_rand_stops_at_no_lucky_draw():
@@ -217,7 +218,7 @@ def test_rounding_looks_robust_until_gradients_pass_it(net):
     assert looks.robust.accuracy > falls.robust.accuracy + 0.3
     with torch.no_grad():
         broken = model(falls.examples.x_adv).argmax(1) != y
-    assert torch.equal(broken & falls.examples.correct, falls.examples.success), "examples of the model itself"
+    assert torch.equal(broken & falls.examples.correct, falls.examples.success), "the examples fool the original model"
     told = {check.id: check.message for check in looks.checks if check.status == "fail"}
     call = 'robustcls.evaluate(robustcls.straight_through(model, layer="levels"), images, labels, "linf:0.15")'
     assert call in told["zero_gradients"]
@@ -245,12 +246,12 @@ def test_a_detector_looks_robust_under_transfer_and_falls_to_the_joint_attack(ne
         logits = net(transfer.examples.x_adv[robust])
     refused, wrong = unconfident(None, logits) > transfer.rejection.threshold, logits.argmax(1) != y[robust]
     assert transfer.rejection.caught == int((refused & wrong).sum())
-    assert 0 < transfer.rejection.caught < int(refused.sum()), "a refused answer that is right is no catch"
+    assert 0 < transfer.rejection.caught < int(refused.sum()), "refusing a right answer does not count as caught"
     with torch.no_grad():
         logits = net(joint.examples.x_adv)
     accepted = unconfident(None, logits) <= joint.rejection.threshold
     assert (accepted & (logits.argmax(1) != y))[joint.examples.success].all(), (
-        "misclassified and accepted, each of them"
+        "every success is misclassified and accepted"
     )
 
 
@@ -364,7 +365,7 @@ def test_the_threshold_is_the_least_that_so_many_exceed():
     assert fitted.threshold == pytest.approx(0.7)
     assert (fitted.above, fitted.held_out) == (2, 10)
     refused = fitted.rejects(torch.tensor([0.7, 0.71, torch.nan]).view(-1, 1, 1, 1), torch.zeros(3, 2))
-    assert refused.tolist() == [False, True, True], "a score that is no number accepts nothing"
+    assert refused.tolist() == [False, True, True], "an input whose score is NaN is refused"
 
 
 @pytest.mark.parametrize(("evaluated", "held_out"), [("test", "val"), ("train", "val"), ("val", "train")])
@@ -389,7 +390,7 @@ def test_the_threshold_is_chosen_on_a_split_that_is_not_evaluated(evaluated, hel
 def test_an_example_counts_where_its_score_is_a_number_at_most_the_threshold(net):
     x, y = samples(3)
     with torch.no_grad():
-        wrong = (net(x).argmax(1) + 1) % 10  # labels by which each image is misclassified
+        wrong = (net(x).argmax(1) + 1) % 10  # with these labels, every image is misclassified
     scores = torch.tensor([0.5, 0.6, torch.nan])
     detector = Detector(lambda images, logits: scores, "listed", 0.1, threshold=0.5)
     attempts = verify(net, x, x, wrong, ThreatModel("linf", 0.1), torch.arange(3), detector)
@@ -413,14 +414,15 @@ def test_a_later_restart_replaces_what_is_no_example_by_examples_alone(net):
     ]  # fmt: skip
     first, last = (accepted(net, x_adv, y, detector) for x_adv in found)
     assert (last | ~first).all()
-    assert last.sum() > first.sum(), "other weights of the score break others"
+    assert last.sum() > first.sum(), "restarts with other weights of the score break other samples"
     assert not last.all()
     assert torch.equal(found[1][~last], found[0][~last])
     assert torch.equal(found[1][first], found[0][first])
 
 
 def test_the_weight_of_the_score_is_that_of_the_restart(net, monkeypatch):
-    """As given, then a tenth and ten times of it; and the loss is the cut-off margin less so much of the score."""
+    """The restarts use the given weight, a tenth of it and ten times as much. The loss is the clipped margin minus the weight
+    times the excess of the score."""
     made = import_module("robustcls.attacks.apgd_reject")
     (x, y), (held_out, _) = samples(10), samples(100, "train")
     detector, goals = make_detector(unconfident, 0.1, net, held_out), []
@@ -430,7 +432,7 @@ def test_the_weight_of_the_score_is_that_of_the_restart(net, monkeypatch):
     )
     made.apgd_reject(net, x, y, ThreatModel("linf", 0.001), steps=1, restarts=3, weight=2.0, detector=detector)
     assert [goal.weight for goal in goals] == [2.0, 0.2, 20.0]
-    outputs = torch.tensor([[3.0, 1, 0, 0.5], [0, 3, 1, -0.5], [3, 2, 1, -0.01]])  # three logits, then the excess
+    outputs = torch.tensor([[3.0, 1, 0, 0.5], [0, 3, 1, -0.5], [3, 2, 1, -0.01]])  # three logits, and the excess
     loss = goals[0].joint(outputs, torch.zeros(3, dtype=torch.int64))
     torch.testing.assert_close(loss, torch.tensor([-2 / 3 - 2 * 0.52, 0.2, -1 / 2 - 2 * 0.01]))
     assert goals[0].reached(outputs, torch.zeros(3, dtype=torch.int64)).tolist() == [False, True, False]

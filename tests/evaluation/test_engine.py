@@ -27,7 +27,7 @@ BOX = ThreatModel("linf", 1.0)
 
 
 class OutOfMemory(nn.Module):
-    """A model with memory for three images."""
+    """A model that has memory for three images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def test_a_model_that_fills_the_memory_is_judged_in_smaller_parts():
         engine = make_engine(model, x, y, LINF, batch_size=16, seed=3)
         outcome = run_cascade(engine, ["fgsm"])
     expected = judged_batch(attacks=["fgsm"], seed=3).examples
-    assert model.largest == 2, "16, 8, 4, 2"
+    assert model.largest == 2, "the batch size falls from 16 to 8, 4 and 2"
     assert torch.equal(outcome.breaker, expected.breaker)
     assert torch.equal(outcome.clean, expected.clean)
 
@@ -87,7 +87,7 @@ def test_a_minimum_norm_attack_gives_distances_and_censors_its_failures():
         inside = distance is not None and distance <= LINF.eps + 1e-6
         assert inside == (sample.broken_by is not None)
         assert not inside or distance == pytest.approx(sample.distance)
-    assert any(distance is not None and distance > LINF.eps for distance in distances), "outside the ball counts too"
+    assert any(distance is not None and distance > LINF.eps for distance in distances), "also outside the ball"
     wrong = [sample for sample in evaluation.samples if sample.clean != sample.label]
     assert all(sample.nearest["tests.helpers.eval_models:nearest"] is None for sample in wrong)
     assert LINF.distance(found.examples.x_adv, x).max() <= LINF.eps + 1e-6
@@ -169,7 +169,7 @@ def test_an_attack_that_breaks_off_alone_claims_nothing_about_those_it_did_not_m
 
 
 class Shifted(nn.Module):
-    """The same predictions from logits that are shifted, masked, or NaN away from the clean images."""
+    """A model with the same predictions, but logits that are shifted, masked, or NaN except on the clean images."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def test_the_verdict_follows_the_label_whatever_the_other_logits(kind):
 
 
 def test_a_model_that_does_not_answer_is_not_called_robust():
-    """NaN logits are an error, also under attack."""
+    """NaN logits count as an error, also under attack."""
     found = judged_batch(Shifted("nan"), attacks=["pgd(steps=3)"]).evaluation
     assert (found.clean.correct, found.robust.correct) == (45, 0)
     assert {check.id: check.status for check in found.checks}["finite_output"] == "fail"
@@ -240,7 +240,7 @@ def test_a_surrogate_of_other_classes_is_refused():
         judged_batch(surrogate=make_net(2))
 
 
-# Together
+# Saving and loading
 
 
 @pytest.mark.parametrize("alone", [True, False])

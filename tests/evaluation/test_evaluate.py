@@ -54,7 +54,7 @@ def test_the_model_is_left_bit_for_bit(training, alone):
     expected = without_times(evaluate(copy.deepcopy(model), alone=alone))
     x, y = make_batch()
     model.train(training)
-    model.body[1].train(not training)  # modes need not agree
+    model.body[1].train(not training)  # submodules may be in different modes
     model.body[0].weight.requires_grad_(False)
     model(x).sum().backward()
     model.load_state_dict(make_net().state_dict())
@@ -131,7 +131,7 @@ def test_each_alone():
     for sample in found.samples:
         assert sample.broken_by == (sample.fooled_by[0] if sample.fooled_by else None)
     survivors_only = evaluate()
-    assert survivors_only.robust.correct == pytest.approx(found.robust.correct, abs=2)  # from other random starts
+    assert survivors_only.robust.correct == pytest.approx(found.robust.correct, abs=2)  # random starts differ
     assert all(attack.alone is None is attack.unique for attack in survivors_only.attacks)
     assert all(sample.fooled_by is None for sample in survivors_only.samples)
 
@@ -205,7 +205,7 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
     assert (first.broken, first.error) == (0, "")
     assert first.robust_accuracy == result.evaluation.clean.accuracy == 0.75
     assert second.attacked == 45
-    assert second.broken > 0, "the next attack met them all"
+    assert second.broken > 0, "the next attack still meets all samples"
     assert result.examples.x_adv.isfinite().all()
     assert LINF.distance(result.examples.x_adv, result.x).max() <= LINF.eps + 1e-6
     assert not any(
@@ -214,7 +214,7 @@ def test_what_is_outside_ball_or_box_never_counts(name, alone):
 
 
 def test_the_images_outside_would_fool_the_model():
-    """The control: with a ball or box that contains them, the same images count as adversarial."""
+    """This is the control: with a ball or box that contains them, the same images count as adversarial."""
     assert evaluate(attacks=["tests.helpers.eval_models:far"], threat=ThreatModel("linf", 1.0)).robust.correct == 0
     for name in ("beside", "outside_the_box"):
         x, y = make_batch()

@@ -14,11 +14,11 @@ from tests.helpers.eval_models import judged_batch, make_net, without_times
 
 
 class Cut(Exception):
-    """Stands for a process that is killed."""
+    """Raised in place of killing the process."""
 
 
 def cut_after(batches: int):
-    """A progress callback that interrupts the evaluation after a number of batches."""
+    """Return a progress callback that interrupts the evaluation after a number of batches."""
     left = [batches]
 
     def progress(batches, label, total, standing):
@@ -54,7 +54,7 @@ def test_resumed_equals_uninterrupted(batches, alone, tmp_path):
         Counted.forward = calls[0]
     assert without_times(again) == without_times(whole)
     assert torch.equal(again.examples.x_adv, whole.examples.x_adv)
-    assert (resumed < sum(calls[1])) == (batches > 0), "what was done is not done again"
+    assert (resumed < sum(calls[1])) == (batches > 0), "finished work is not repeated"
 
 
 def test_a_journal_of_an_earlier_version_is_read(tmp_path):
@@ -65,7 +65,7 @@ def test_a_journal_of_an_earlier_version_is_read(tmp_path):
         content = torch.load(file, weights_only=True)
         torch.save({earlier.get(name, name): value for name, value in content.items()}, file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "_attack_batch", None)  # nothing is attacked again
+        patch.setattr(Engine, "_attack_batch", None)  # fails if anything is attacked again
         assert without_times(judged_batch(journal=Journal(folder, resume=True))) == without_times(whole)
 
 
@@ -85,7 +85,7 @@ def test_a_journal_of_another_evaluation_is_refused_and_kept(tmp_path):
     with pytest.raises(InputError, match="left by an earlier version of robustcls: start anew, without `resume`"):
         judged_batch(journal=Journal(folder, resume=True))
     judged_batch(journal=Journal(folder, resume=False), seed=1, attacks=["fgsm"])
-    assert sorted(file.name for file in folder.iterdir()) != before, "without --resume it starts anew"
+    assert sorted(file.name for file in folder.iterdir()) != before, "without --resume, the evaluation starts anew"
 
 
 def test_a_folder_that_is_not_ours_is_not_removed(tmp_path):

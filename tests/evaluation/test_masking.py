@@ -1,4 +1,4 @@
-"""Where `fast` is several points too high, its checks say so; otherwise they report nothing."""
+"""If robust accuracy under `fast` is several points too high, its checks say so; otherwise they report nothing."""
 
 from functools import cache
 
@@ -43,7 +43,7 @@ def test_fast_says_where_it_is_too_high(spec, eps, n):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fast_1_overrates_a_model_that_masks_gradients_and_fast_2_does_not(seed):
-    """Trained by FGSM; of 300 samples version 1 leaves four to seven more."""
+    """The model is trained with FGSM; of 300 samples, version 1 leaves four to seven more robust than version 2."""
     model, (x, y) = digits_net("fgsm", 0.2), digits("test", size=8).batch()
     left = {}
     for version in (1, 2):
@@ -57,7 +57,7 @@ def test_fast_1_overrates_a_model_that_masks_gradients_and_fast_2_does_not(seed)
 
 
 class Stepped(nn.Module):
-    """Logits that are rounded to steps, so that there is no gradient."""
+    """A model whose logits are rounded to steps, so that there is no gradient."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_fast_2_breaks_what_has_no_gradient():
                 engine = make_engine(model, x[:60], y[:60], LINF, batch_size=64)
                 robust[name, version] = int(run_cascade(engine, fast("linf", version=version)).robust.sum())
     assert robust["stepped", 1] > robust["plain", 1] + 15, "the masked model looks robust"
-    assert robust["stepped", 2] <= robust["plain", 2] + 3, "Square goes on where it gains"
+    assert robust["stepped", 2] <= robust["plain", 2] + 3, "Square goes on with samples where it gains"
 
 
 def more_steps(attacks, threat=LINF, n=60, surrogate=None):
@@ -92,8 +92,8 @@ def more_steps(attacks, threat=LINF, n=60, surrogate=None):
 
 def test_attacks_that_had_not_converged_are_named():
     found = more_steps(["pgd(steps=2, step_size=0.02, random_start=False)"])
-    assert found.status == "warn", "it is the user who named so weak an attack"
-    assert "broke 4 of the nearest 4 samples" in found.message, "few, after so few steps"
+    assert found.status == "warn", "only a warning, because the user chose so weak an attack"
+    assert "broke 4 of the nearest 4 samples" in found.message, "more steps break samples that two steps left"
     assert "have not converged: run the suite standard" in found.message
 
 

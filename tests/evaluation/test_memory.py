@@ -39,6 +39,6 @@ def peak(n: int, grid: list[float]) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
 @pytest.mark.parametrize(("grid", "copies"), [([], 2), ([5e-5, 1.5e-4, 2e-4], 3)], ids=["one radius", "curve"])
 def test_ten_thousand_images_need_their_own_pixels_and_those_of_the_attempts(grid, copies):
-    """A security curve holds attempts of its own."""
+    """A security curve needs memory for its own attempts."""
     pixels = 9000 * 3 * 32 * 32 * 4
     assert peak(10000, grid) - peak(1000, grid) < (copies + 0.5) * pixels

@@ -36,7 +36,7 @@ def verdicts(found):
 def test_the_verdicts_are_those_of_the_twin_sample_by_sample(form, attack):
     one, two = (evaluated(which, attack) for which in (form, "two"))
     assert verdicts(one) == verdicts(two)
-    assert 3 < one.robust.correct < one.clean.correct - 3, "the attack decides something"
+    assert 3 < one.robust.correct < one.clean.correct - 3, "the attack breaks some samples, but not all"
     assert [record.forwards for record in one.attacks] == [record.forwards for record in two.attacks]
     torch.testing.assert_close(one.examples.margin, two.examples.margin, atol=1e-3, rtol=1e-3)
 

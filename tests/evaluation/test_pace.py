@@ -24,7 +24,7 @@ def test_an_attack_passes_an_image_as_often_as_its_options_say():
 
 
 class Counting(nn.Module):
-    """Counts images, also in copies of the model."""
+    """A model that counts its images, including those that its copies receive."""
 
     passed = 0
 

@@ -17,7 +17,7 @@ from tests.helpers.eval_models import LINF, evaluated, make_batch, make_net, ste
 
 
 def several(model, x, y, threat, *, steps: int = 1, scale: float = 1.0, loss=None):
-    """Take a step of the radius, without random numbers."""
+    """Take steps of the given share of the radius, without random numbers."""
     x_adv = x
     for _ in range(steps):
         x_adv = threat.project(step(model, x_adv, y, scale * threat.eps), x)
@@ -154,7 +154,7 @@ def test_the_versions_of_suites_are_recorded():
 
 
 def test_attacks_that_continue_begin_with_the_strongest_attempt_so_far():
-    """Of a cascade, also where their options alone ask for it; the others begin where they would alone."""
+    """Attacks of a cascade continue if their options ask for it; the others begin as they would alone."""
     given = []
 
     def continues(model, x, y, threat, *, within: float = 1.0, start=None):
@@ -168,4 +168,4 @@ def test_attacks_that_continue_begin_with_the_strongest_attempt_so_far():
     assert none is None
     rows = (found.examples.breaker < 0) & (found.examples.clean == y)
     assert torch.equal(start, found.examples.x_adv[rows][: len(start)])
-    assert (start != x[rows][: len(start)]).any(), "not the clean images"
+    assert (start != x[rows][: len(start)]).any(), "the start differs from the clean images"

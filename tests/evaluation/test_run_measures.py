@@ -1,4 +1,4 @@
-"""What is measured beside the attacks: nothing that fails takes the attacks with it."""
+"""The measures beside the attacks: if one fails, the results of the attacks are kept."""
 
 from types import SimpleNamespace
 

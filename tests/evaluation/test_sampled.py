@@ -28,7 +28,7 @@ M, N = 10, 60
 
 
 class Shown(nn.Module):
-    """Two classes by the sign of the first pixel over a half; the second pixel says which sample it is."""
+    """A model that predicts class 1 if the first pixel exceeds a half; the second pixel identifies the sample."""
 
     def forward(self, x):
         lead = x[:, 0, 0, 0] - 0.5
@@ -80,10 +80,11 @@ def test_a_sample_without_a_broken_one_gives_a_bound_on_the_rest():
     assert (last.attacked, last.broken, last.sampled_from) == (M, 0, 40)
     drawn = met[N:]
     assert len(drawn) == len(set(drawn)) == M
-    assert min(drawn) >= 20, "of those left"
-    # Drawn with replacement: were a larger share of the 40 breakable, ten draws without one were rarer than 1 in 20.
+    assert min(drawn) >= 20, "only samples that are still robust are drawn"
+    # In draws with replacement, if a larger share of the 40 were breakable, the probability of missing all of them in ten
+    # draws would be below 1 in 20.
     assert (1 - last.at_most) ** M == pytest.approx(0.05)
-    # Without it, as here, the bound is on the safe side: so many breakable ones of the 40 are missed by 10 rarer still.
+    # Without replacement, as here, the bound is on the safe side: missing that many is even less probable.
     breakable = round(last.at_most * 40)
     assert comb(40 - breakable, M) / comb(40, M) < 0.05
     assert found.robust.correct == 40
@@ -106,7 +107,7 @@ def test_the_draw_depends_on_the_seed_and_is_uniform():
         run(breaks(), seed=seed)
         counts[met] += 1
     assert counts.sum() == 120 * M
-    assert counts.min() >= 7, "each as often: 20 times in the mean, with a deviation of 4"
+    assert counts.min() >= 7, "each sample is drawn equally often: 20 times on average, with a standard deviation of 4"
     assert counts.max() <= 36
 
 
@@ -114,7 +115,7 @@ def test_one_broken_sample_makes_the_attack_run_on_all():
     run(breaks())
     drawn = met.copy()
     found = run(breaks(drawn[3], *(row for row in range(N) if row not in drawn)))
-    assert sorted(met) == list(range(N)), "each once"
+    assert sorted(met) == list(range(N)), "each sample is attacked once"
     assert (found.attacks[0].attacked, found.attacks[0].broken) == (N, N - M + 1)
     assert found.attacks[0].sampled_from is None
     assert say_bounds(found) == []
@@ -176,7 +177,7 @@ def test_a_resumed_run_draws_the_same(last, batches, chunks, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_suite(tmp_path):
-    """With few samples Square attacks all; where it attacks only some, terminal, JSON and card state the bound."""
+    """With few samples, Square attacks all of them. If it attacks only some, terminal, JSON and model card state the bound."""
     x, y = make_batch()
     net = make_net()
     found = robustcls.evaluate(net, x, y, LINF, suite="verdict", batch_size=32, precision="fp32")

@@ -70,7 +70,7 @@ def test_success_is_the_target_as_counted_by_hand(net, data, second, least, rule
     assert torch.equal(found.success, reached)
     assert 2 < reached.sum() < right.sum() - 5
     if rule == "least_likely":
-        assert (right & (after != y) & ~reached).any(), "another wrong class is no success"
+        assert (right & (after != y) & ~reached).any(), "other wrong classes occur, and do not count as success"
     counted = evaluation.targeted.reached
     assert (counted.correct, counted.total) == (int(reached.sum()), int(right.sum()))
     assert evaluation.robust.correct == int((right & ~reached).sum())
@@ -117,7 +117,7 @@ def test_the_rules_give_no_label_and_follow_from_seed_and_sample(net, data):
     assert not (random[0] == y).any()
     assert len(set(random[0].tolist())) == 10
     part = aimed(subject.take(torch.arange(40, 80)), "random", seed=0).aim.target
-    assert torch.equal(part, random[0][40:]), "of the sample, not of its place"
+    assert torch.equal(part, random[0][40:]), "the target depends on the sample, not on its position"
     with torch.no_grad():
         least = net(x).argmin(1)
     chosen = aimed(subject, "least_likely", seed=0).aim.target
@@ -150,12 +150,12 @@ def test_attacks_on_several_batches_and_in_low_precision_meet_their_own_targets(
     assert abs(low.robust.correct - second.robust.correct) <= 2
     assert low.provenance.precision == "bf16"
     assert goals
-    assert all(goal.targeted for goal in goals), "what fp32 attacks again is what came to the target alone"
+    assert all(goal.targeted for goal in goals), "bf16 claims success only for the target"
 
 
 @torch.no_grad()
 def test_what_low_precision_claims_is_the_target_too(net, data):
-    """Else a sample of another wrong class would be attacked a second time in fp32."""
+    """Otherwise, a sample with another wrong class would be attacked a second time in fp32."""
     x, y = data
     engine = make_engine(net, x, y, ThreatModel("linf", EPS), batch_size=64)
     logits = net(x)
@@ -166,14 +166,14 @@ def test_what_low_precision_claims_is_the_target_too(net, data):
 
 @pytest.mark.slow
 def test_one_pass_of_a_random_model_counts_the_target(net, data):
-    """A model that is averaged and not random: its passes say what the evaluation says."""
+    """The averaged model is not random, so single passes agree with the evaluation."""
     model = robustcls.averaged(net, draws=2)
     found = robustcls.evaluate(model, *data, "linf:0.2", attacks=ATTACKS, target="least_likely")
     assert found.under_noise.clean.value == pytest.approx(found.clean.accuracy)
     assert found.under_noise.robust.value == pytest.approx(found.robust.accuracy)
     with torch.no_grad():
         after = net(found.examples.x_adv).argmax(1)
-    assert (after == data[1]).float().mean() < found.robust.accuracy, "other wrong classes make no difference"
+    assert (after == data[1]).float().mean() < found.robust.accuracy, "samples with other wrong classes count as robust"
     rand = robustcls.evaluate(net, data[0][:10], data[1][:10], "linf:0.05", suite="rand", target="least_likely")
     assert rand.robust.kind == "upper bound: rand; only the target counts, least_likely"
 
@@ -337,7 +337,7 @@ def test_a_run_that_was_cut_off_goes_on_with_its_targets_alone(net, data, second
     expected = [sample.target for sample in second.samples]
     survivors = [one for one in found.samples if one.clean == one.label and one.broken_by is None]
     targets = [expected[one.index] for one in survivors]
-    assert torch.cat([*calls[:1], *calls[2:]]).tolist() == targets, "the first batch was kept, the second began anew"
+    assert torch.cat([*calls[:1], *calls[2:]]).tolist() == targets, "the first batch was kept, the second repeated"
 
 
 def test_robustbench_knows_no_targets(net, data):

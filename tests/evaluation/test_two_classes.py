@@ -95,7 +95,7 @@ def test_a_radius_or_a_step_in_grey_levels_is_refused_before_anything_is_compute
 
 def test_logits_that_are_no_numbers_are_wrong_in_every_rate():
     class Halved(torch.nn.Module):
-        """NaN for class 1, right for class 0."""
+        """A model that gives NaN for images of class 1 and is right for class 0."""
 
         def forward(self, x):
             z = x.mean((1, 2, 3))[:, None] * 0
@@ -110,7 +110,7 @@ def test_logits_that_are_no_numbers_are_wrong_in_every_rate():
 
 
 def test_the_self_checks_meet_every_class_of_data_that_lies_class_by_class():
-    """A gradient that vanishes on the images of the last class alone is found, in its share."""
+    """The gradient vanishes only for images of the last class, and the check measures their share."""
 
     class Flat(torch.nn.Module):
         def __init__(self):

@@ -1,4 +1,4 @@
-"""experiments/choose, on an invented choice."""
+"""The scripts of experiments/choose, on a made-up choice."""
 
 import importlib.util
 from dataclasses import replace

@@ -49,7 +49,7 @@ def test_every_step_is_listed_and_written():
     least, limits = ([int(line.split()[place]) for line in run("--list").stdout.splitlines()] for place in (1, 2))
     assert all(one <= other <= 530 for one, other in zip(least, limits, strict=True))
     stopping, unpacking = 10, 40
-    assert sum(limits[:4]) + 4 * stopping + unpacking <= 12 * 60  # one call: as far as the first figure of the record
+    assert sum(limits[:4]) + 4 * stopping + unpacking <= 12 * 60  # the first figure of the record fits into one call
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""experiments/decisions, on tiny data."""
+"""The scripts of experiments/decisions, on tiny data."""
 
 import importlib.util
 import json

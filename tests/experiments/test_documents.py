@@ -11,7 +11,7 @@ from tests.helpers import ROOT
 EXPERIMENTS = ROOT / "experiments"
 MACHINE = re.compile(
     r"^#.*(?:\bon|;) \w[^;\n]*[,;] torch \d", re.MULTILINE
-)  # on WHICH, torch 2.9; or: ; WHICH; torch 2.9
+)  # "on MACHINE, torch 2.9" or "; MACHINE; torch 2.9"
 RECIPES = [
     path
     for path in sorted(EXPERIMENTS.rglob("*.toml"))
@@ -51,7 +51,7 @@ def test_a_header_gives_command_samples_and_machine_or_says_that_nothing_was_mea
     assert f"robustcls train --config {path.relative_to(ROOT).as_posix()}" in header
     if (
         path.parent / "table.py"
-    ).exists() and path not in MEASURED:  # one file for all recipes of the folder, and seeds
+    ).exists() and path not in MEASURED:  # the table has the results of all recipes and seeds of the folder
         assert f"python {(path.parent / 'table.py').relative_to(ROOT).as_posix()}" in header
     elif path in MEASURED:
         assert re.search(r"\d test images", header)

@@ -1,4 +1,4 @@
-"""The data that the scripts of the examples make, from a few images."""
+"""The data that the scripts of the examples make of a few images."""
 
 import re
 import runpy
@@ -72,7 +72,7 @@ def test_the_pointing_game_counts_maps_whose_peak_is_near_the_lesion():
     near = module["dilated"](mask)
     assert near.sum() == 3 * 9 * 9
     maps = torch.zeros(3, 64, 64)
-    maps[0, 22, 32] = maps[1, 18, 28] = maps[2, 17, 32] = 1  # inside, two pixels beside, three
+    maps[0, 22, 32] = maps[1, 18, 28] = maps[2, 17, 32] = 1  # inside, two and three pixels off
     assert module["hits"](maps, near) == 2
     assert module["hits"](maps[:, None], near) == 2
 

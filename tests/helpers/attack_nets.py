@@ -12,7 +12,7 @@ from robustcls.data.sets.digits import digits
 
 
 class Counting(nn.Module):
-    """Counts the forward passes and the images in them."""
+    """A model that counts its forward passes and the images in them."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ def linear_with_weight(side: int) -> tuple[nn.Module, Tensor]:
 
 
 def small_classifier() -> Classifier:
-    """A convolution with BatchNorm and dropout, in train mode, for 3,8,8 images of three classes."""
+    """Return a network with BatchNorm and dropout, in train mode, for 3,8,8 images of three classes."""
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),

@@ -19,7 +19,7 @@ def radius_of(count: int) -> float:
 
 
 def smoothed_bracket(name: str = "smoothed(noise/ckpt.pt, sigma=0.25)", data: str = "ab") -> Evaluation:
-    """l2 0.25: 55 of 100 samples are certified, 60 are robust under the attacks, 10 abstain."""
+    """Return an evaluation: at l2 0.25, 55 of 100 samples are certified, 60 are robust under the attacks, and 10 abstain."""
     evaluation = make_evaluation(80, 60, name=name, data=data)
     evaluation.threat.norm, evaluation.threat.eps, evaluation.threat.eps_text = "l2", 0.25, "0.25"
     evaluation.curve = [CurvePoint(eps, f"{eps:g}", Accuracy.of(count, 100)) for eps, count in ATTACKED.items()]
@@ -37,7 +37,8 @@ def smoothed_bracket(name: str = "smoothed(noise/ckpt.pt, sigma=0.25)", data: st
 
 
 def bounded(name: str = "small/ckpt.pt", eps: int = 8) -> Evaluation:
-    """linf: 70, 50 and 20 of 100 samples are certified at 2, 4 and 8/255; attacked only at `eps`/255, where 60 are robust."""
+    """Return an evaluation in linf: 70, 50 and 20 of 100 samples are certified at 2, 4 and 8/255; the attacks, only at
+    `eps`/255, leave 60 robust."""
     evaluation = make_evaluation(80, 60, name=name)
     evaluation.threat.eps, evaluation.threat.eps_text = eps / 255, f"{eps}/255"
     largest = [TRIED[3]] * 20 + [TRIED[2]] * 30 + [TRIED[1]] * 20 + [0.0] * 30

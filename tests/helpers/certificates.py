@@ -27,7 +27,8 @@ def labels_of(evaluation: Evaluation) -> list[int]:
 
 
 def smoothed_evaluation(attacked: bool = True) -> Evaluation:
-    """80 of 100 samples are certified at l2 0.25, 60 of them at the largest possible radius; 90 are robust at 0.25."""
+    """Return an evaluation: 80 of 100 samples are certified at l2 0.25, 60 of them at the largest possible radius, and 90 are
+    robust at 0.25."""
     one = make_evaluation(100, 90 if attacked else 100, name="smoothed(run/ckpt.pt, sigma=0.25)")
     one.threat = Threat("l2", 0.25, "0.25") if attacked else Threat("l2", 0.0, "0")
     if not attacked:
@@ -38,7 +39,7 @@ def smoothed_evaluation(attacked: bool = True) -> Evaluation:
 
 
 def bounded_evaluation(eps: float = 0.03) -> Evaluation:
-    """30 of 100 samples are certified at linf 0.02, 50 at 0.01; 90 are robust under the attack at eps."""
+    """Return an evaluation: 30 of 100 samples are certified at linf 0.02, 50 at 0.01; 90 are robust under the attack at eps."""
     one = make_evaluation(100, 90)
     one.threat = Threat("linf", eps, f"{eps:g}")
     for sample in one.samples:

@@ -8,7 +8,7 @@ from tests.helpers.eval_models import Masked, train_linear
 
 
 class Levels(nn.Module):
-    """Reduction of the bit depth."""
+    """A defence that reduces the bit depth."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * 4).round() / 4

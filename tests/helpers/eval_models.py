@@ -26,7 +26,7 @@ ATTACKS = ["pgd(steps=3)", "apgd_ce(steps=5)", "apgd_t(steps=3)"]
 
 
 class Net(nn.Module):
-    """BatchNorm and dropout make train and eval mode differ; a buffer counts passes in either mode."""
+    """A network in which train and eval mode differ, by BatchNorm and dropout; a buffer counts passes in either mode."""
 
     def __init__(self, num_classes: int = 4) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def _trained_on_digits(spec: str, epochs: int) -> dict[str, Tensor]:
 
 
 class Masked(nn.Module):
-    """Changes the input and the output of a network."""
+    """A network whose input and output are changed by functions."""
 
     def __init__(self, net: nn.Module, before=lambda x: x, after=lambda logits: logits) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Masked(nn.Module):
 
 
 class Bump(nn.Module):
-    """Two classes; the margin of the second is a function of the image's mean, or of its first pixel."""
+    """A model of two classes, where the margin of the second is a function of the image's mean, or of its first pixel."""
 
     def __init__(self, lead, pixel: bool = False) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Bump(nn.Module):
 
 
 def idle(model, x, y, threat, *, generator=None):
-    """Does nothing."""
+    """Return the images unchanged."""
     return x.clone()
 
 

@@ -2,7 +2,7 @@
 
 
 class Evil:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target):
         self.target = str(target)

@@ -25,14 +25,14 @@ TINY = {
 SMALL = {"arch": "tests.helpers.tiny_run:small_cnn", "augment": "none"}
 TINIEST = {"arch": "tests.helpers.tiny_run:tiny_net", "augment": "none"}
 FLAT = {"arch": "tests.helpers.tiny_run:flat_net", "augment": "none"}
-FLAGS = [  # of `robustcls train`
+FLAGS = [  # flags of `robustcls train`
     "--data", "digits(size=8)", "--arch", "tests.helpers.tiny_run:small_cnn", "--limit-train", "96", "--val-n", "20",
     "--val-attack", "fgsm", "--batch-size", "32", "--device", "cpu", "--precision", "fp32",
 ]  # fmt: skip
 
 
 class CutError(Exception):
-    """Stands for SIGKILL: nothing more is saved, and the files on disk stay."""
+    """Raised in place of SIGKILL: nothing more is saved, and the files on disk stay."""
 
 
 def cut_at(epoch: int, batch: int):
@@ -53,7 +53,7 @@ def small_cnn(num_classes, input_size):
 
 
 def tiny_net(num_classes, input_size):
-    """Return a convolution, a BatchNorm and a linear layer: little to compile."""
+    """Return a network of a convolution, a BatchNorm and a linear layer, which is quick to compile."""
     layers = [nn.Conv2d(input_size[0], 4, 3, stride=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, num_classes))
 

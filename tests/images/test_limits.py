@@ -22,7 +22,7 @@ FORMATS = formats()
 SOUND = sound_files()
 MOST = 50_000_000
 MUTATED = 2000
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged files
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's warnings about damaged files
 
 MEASURE = """
 import json, pathlib, sys, warnings
@@ -103,7 +103,7 @@ def huge_png(side=19000):
 
 
 def hostile_files():
-    """By name: the file, and words of its refusal, or None if it is accepted."""
+    """Return, by name, a file and words of its refusal, or None if it is accepted."""
     plain = SOUND["png-rgb-24x24"]
     bomb = zlib.compress(bytes(50_000_000), 9)
     head, rest = plain[:33], plain[33:]
@@ -195,15 +195,15 @@ def test_what_pillow_warns_of_is_refused_whatever_is_allowed():
 
 
 def measured(folder):
-    """By file of the folder: what was said, the bytes by which the process grew at its peak, the bytes of the file."""
+    """Return, for each file of the folder, the outcome, the peak growth of the process in bytes, and the size of the file."""
     if not pathlib.Path("/proc/self/clear_refs").exists():
         pytest.skip("the peak of a process's memory is read from /proc")
     command = [sys.executable, "-c", MEASURE, str(folder)]
-    # Large blocks go back to the system when they are freed, so that the next file cannot hide in them.
+    # Freed blocks go back to the system, so that the next file cannot use them unseen.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     said = json.loads(ran.stdout)
-    assert said.pop("control")[1] > 90_000_000  # it does measure
+    assert said.pop("control")[1] > 90_000_000  # the measurement works
     return said
 
 
@@ -219,7 +219,7 @@ def test_memory_stays_within_the_bound(tmp_path):
 
 
 def test_two_thousand_mutated_files_are_taken_or_refused_in_bounded_memory(tmp_path):
-    """Bytes changed, cut out, doubled and spliced, most of them near the start, where headers are."""
+    """Bytes are changed, removed and inserted, most of them near the start, where headers are."""
     draws = numpy.random.default_rng(0)
     seeds = [content for name, content in [*SOUND.items(), *damaged_files().items()] if content]
     seeds += [
@@ -289,14 +289,14 @@ def test_it_says_what_was_found_and_what_is_allowed(content, options, words):
 
 
 def test_every_format_that_decodes_on_opening_is_left_out():
-    """Pillow decodes an icon when it opens it: it is not taken, even where it is allowed."""
+    """Pillow decodes an icon when it opens the file, so icons are refused even if their format is allowed."""
     icon = saved(Image.new("RGB", (16, 16)), "ICO")
     assert "ICO" in FORMATS
     assert "known format" in refusal(icon, formats=["ICO", "PNG"])
 
 
 def test_what_is_usual_is_within_the_limits():
-    """Long EXIF, a profile, texts, an animation, a picture in many strips, several pictures."""
+    """Usual files have long EXIF, a profile, texts, an animation, many strips, or several pictures."""
     image = Image.new("RGB", (40, 300))
     block = exif(6)
     block[0x9286] = "a comment " * 500

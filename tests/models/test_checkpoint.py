@@ -71,7 +71,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(zipped, tmp_path, recwar
         read_file(path)
     assert not trap.exists()
     assert not recwarn.list
-    torch.load(path, weights_only=False) if zipped else pickle.loads(path.read_bytes())  # the trap does work
+    torch.load(path, weights_only=False) if zipped else pickle.loads(path.read_bytes())  # the trap is real
     assert trap.exists()
 
 
@@ -127,7 +127,7 @@ def test_load_takes_checkpoints_alone(tmp_path):
 
 
 def test_a_checkpoint_cannot_choose_code_to_run(tmp_path, monkeypatch):
-    """An architecture of the user's own loads only where the user names it too."""
+    """An architecture of the user's own is loaded only if the user names it, too."""
     from robustcls.models.loading import build_model, read_model
 
     (tmp_path / "own_arch_here.py").write_text(

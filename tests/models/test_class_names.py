@@ -52,7 +52,7 @@ def test_names_that_are_not_as_many_as_the_outputs_are_said():
     names, said = find_class_names({"classes": ["a", "b"]}, 3, "m.pt")
     assert names == ()
     assert said == ["m.pt: names 2 classes under 'classes', not its 3 outputs"]
-    assert find_class_names({"classes": ["a", "b"]}, 1, "m.pt")[0] == ("a", "b")  # one logit for two
+    assert find_class_names({"classes": ["a", "b"]}, 1, "m.pt")[0] == ("a", "b")  # one logit for two classes
 
 
 def test_names_in_two_orders_are_refused():
@@ -62,7 +62,7 @@ def test_names_in_two_orders_are_refused():
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A file whose head's rows are in the order of NAMES, and its network."""
+    """Return a file in which the rows of the head are in the order of NAMES, and its network."""
     torch.manual_seed(0)
     net = build(ARCH, classes=NAMES, input_size=(3, 8, 8)).net
     torch.save({"state_dict": net.state_dict(), "classes": list(NAMES)}, tmp_path / "m.pt")

@@ -47,7 +47,7 @@ def averaged():
 
 
 LIGHTNING = {"epoch": 3, "pytorch-lightning_version": "2.5.0", "loops": {}, "optimizer_states": [], "callbacks": {}}
-FILES = {  # what is saved, and words of the note
+FILES = {  # the content of the file, and words of the note
     "module": (under("module."), ""),
     "compiled": (under("_orig_mod."), ""),
     "both": (under("module._orig_mod."), ""),

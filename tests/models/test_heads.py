@@ -127,13 +127,13 @@ def test_dropout_sets_a_share_of_what_the_head_sees_to_0_in_train_mode_alone(arc
 
 
 def frozen_backbone(model, head):
-    """Without the random numbers and the statistics of what comes before."""
+    """Put all modules outside the head in eval mode, so that they neither draw random numbers nor update statistics."""
     for module in set(model.modules()) - set(head.modules()):
         module.training = False
 
 
 class Unused(nn.Module):
-    """Takes the weights of its head without calling it."""
+    """A model that uses the weights of its head without calling it."""
 
     def __init__(self, num_classes, input_size):
         super().__init__()

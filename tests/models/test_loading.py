@@ -42,7 +42,7 @@ def test_state_dicts_are_found(wrapper, net, tmp_path):
     x = torch.rand(3, *SIZE)
     torch.testing.assert_close(loaded.model(x), net((x - 0.5) / 0.25), rtol=1e-6, atol=1e-6)
     assert not loaded.model.training
-    assert (loaded.name, loaded.classes, loaded.notes) == ("w.pt", (), [])  # a state dict has no names of classes
+    assert (loaded.name, loaded.classes, loaded.notes) == ("w.pt", (), [])  # a state dict has no class names
 
 
 def test_without_a_normalisation_none_is_assumed_and_said(net, tmp_path):
@@ -94,7 +94,7 @@ def test_a_checkpoint_knows_its_own_architecture(net, tmp_path):
     source = read_model(str(folder / "ckpt.pt"))
     assert source.meta == {"data": "digits"}
     loaded = build_model(source, arch="vgg16", classes=(), input_size=(3, 32, 32), mean=[0.1])
-    assert loaded.name == "pgd/ckpt.pt"  # of two runs a reader must see which is which
+    assert loaded.name == "pgd/ckpt.pt"  # the name tells which run it is
     assert loaded.model.arch == ARCH
     assert "`arch`, `mean` not used" in loaded.notes[0]
 

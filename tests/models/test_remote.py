@@ -47,7 +47,8 @@ def url(service):
 
 @pytest.fixture(scope="module")
 def data(artefact):
-    """Images in 8 bits whose labels are the model's, half of them close to its boundary: uint8 N,C,H,W and int64 N."""
+    """Return 8-bit images, half of them close to the boundary of the model, and labels that the model gives them: uint8
+    N,C,H,W and int64 N."""
     draws = numpy.random.default_rng(3)
     colour, noise = draws.integers(40, 216, (600, 3, 1, 1)), draws.integers(-40, 40, (600, *SIZE))
     pixels = (colour + noise).clip(0, 255).astype(numpy.uint8)
@@ -60,7 +61,7 @@ def data(artefact):
 
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
-    """The same images in folders, for the command."""
+    """Return a folder with the same images, for the command."""
     home = tmp_path_factory.mktemp("images")
     for label in CLASSES:
         (home / "test" / label).mkdir(parents=True)
@@ -76,7 +77,7 @@ def tensors(data):
 
 @pytest.fixture
 def run_cli(capsys):
-    """Runs the command line: exit status, stdout and stderr."""
+    """Return a function that runs the command line and returns exit status, stdout and stderr."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -99,7 +100,7 @@ def answered(service):
 
 
 class Fake(BaseHTTPRequestHandler):
-    """Answers `script(method, path, body)`: status, headers, body."""
+    """A server that answers with status, headers and body as given by `script(method, path, body)`."""
 
     protocol_version = "HTTP/1.1"
 
@@ -148,7 +149,7 @@ def told(value, status=200, **headers):
 
 
 def zeros(body, version=SHA256[:12]):
-    """An answer with the mean of each channel for logits."""
+    """Return an answer in which the logits are the means of the channels."""
     end = body.index(b"}]}") + 3
     shape = json.loads(body[:end])["inputs"][0]["shape"]
     pixels = numpy.frombuffer(body[end:], dtype=numpy.uint8).reshape(shape)
@@ -163,7 +164,7 @@ def zeros(body, version=SHA256[:12]):
     return 200, {LENGTH: str(len(head))}, head + logits
 
 
-# What is sent
+# What is sent to the service
 
 
 def test_logits_are_the_services_of_images_rounded_to_eight_bits(url, artefact, data):
@@ -197,7 +198,7 @@ def test_a_version_is_an_address_of_its_own(url, artefact):
         RemoteNet(f"{url}/versions/other")
 
 
-# What is found
+# What an evaluation finds
 
 
 def test_square_finds_over_http_what_it_finds_on_the_file_and_counts_its_queries(service, url, artefact, data):
@@ -222,7 +223,7 @@ def test_a_second_evaluation_counts_its_own_queries(url, data):
     assert remote_of(model).queries == 2 * second.provenance.service.queries
 
 
-@pytest.mark.parametrize("threat", ["linf:0.05", "l2:0.6"])  # 0.05 is no whole number of grey levels
+@pytest.mark.parametrize("threat", ["linf:0.05", "l2:0.6"])  # 0.05 is not a whole number of grey levels
 def test_examples_fool_the_service_as_png(service, url, data, tmp_path, threat):
     x, y = tensors(data)
     found = robustcls.evaluate(robustcls.load(url), x, y, threat, attacks=["square(queries=100)"])
@@ -254,7 +255,7 @@ def test_examples_fool_the_service_as_png(service, url, data, tmp_path, threat):
 
 @pytest.mark.parametrize("threat", ["linf:0.002", "linf:0.0039", "l2:0.003", "l1:0.001"])
 def test_a_radius_below_one_grey_level_is_refused(url, data, threat):
-    """The ball contains no other 8-bit image: every correct sample would be robust."""
+    """The ball contains no other 8-bit image, so every correct sample would be robust."""
     x, y = tensors(data)
     model = robustcls.load(url)
     for attempt in (
@@ -348,7 +349,7 @@ def test_the_command_attacks_and_prints_the_queries(service, url, folder, tmp_pa
     again = ["--data", f"folder:{folder}", "--eps", "8/255", "--attack", "noise", "-n", "4"]
     assert (
         run_cli("attack", "--model", f"{url}/", *again).returncode == 0
-    )  # at the same place, for it is the same model
+    )  # the same model, so its evaluation may be replaced
 
 
 def test_report_says_when_service_and_file_differ(url, folder, artefact, tmp_path, run_cli):
@@ -406,7 +407,7 @@ def test_a_service_that_dies_after_the_attacks_leaves_the_evaluation(artefact, f
     assert "does not answer" in left.not_run["corruptions"]
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def fresh(classes=CLASSES, **options):
 
 
 def narrowed(model):
-    """By hand: the first convolution keeps its channels 0 and 2."""
+    """Return the model pruned by hand: its first convolution keeps the channels 0 and 2."""
     first, norm, second = model.net[0][0], model.net[0][1], model.net[0][4]
     keep = [0, 2]
     first.weight, first.out_channels = nn.Parameter(first.weight.detach()[keep]), 2
@@ -126,5 +126,5 @@ def test_a_pruned_head_input_gives_a_fresh_head_of_as_many(tmp_path):
     model = Classifier(net(16, 2), classes=("x", "y"), input_size=SIZE, arch="a")
     assert "new head" in initialise(model, str(tmp_path / "ckpt.pt"))
     assert (model.net[2].in_features, model.net[2].weight.shape) == (4, (2, 4))
-    assert 0 < model.net[2].weight.abs().max() <= 0.5, "the bound of a layer of 4 inputs"
+    assert 0 < model.net[2].weight.abs().max() <= 0.5, "the initial bound of a layer with 4 inputs"
     assert torch.equal(model.net[0].weight, small.net[0].weight)

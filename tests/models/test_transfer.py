@@ -26,7 +26,7 @@ def same(model, other, keys=None):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty torch.hub cache, with downloads forbidden."""
+    """Make an empty torch.hub cache, forbid downloads, and return the folder for checkpoints."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("ROBUSTCLS_DOWNLOAD", raising=False)
     folder = tmp_path / "torch" / "hub" / "checkpoints"
@@ -43,7 +43,7 @@ def pretrained(home):
     return net
 
 
-# Weights to begin with
+# Initial weights
 
 
 @pytest.mark.parametrize(("spec", "channels"), [(ZOO, 3), (f"{ZOO}(size=48)", 3), (ZOO, 1)])
@@ -88,7 +88,7 @@ def test_files_give_what_fits(kind, classes, tmp_path):
     said = initialise(model, str(path))
     taken = 80 if classes == "abc" else 78
     head = "with its head" if classes == "abc" else "new head"
-    if classes == "abc" and kind != "checkpoint":  # a state dict does not name its classes
+    if classes == "abc" and kind != "checkpoint":  # a state dict has no class names
         head += ", its outputs taken in the data's order"
     assert said == f"{path}: {taken} of 80 tensors taken, {head}"
     assert len(same(model, source)) == taken
@@ -158,7 +158,7 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(arch, head, tmp_path):
 def test_the_first_layers_alone_can_be_frozen():
     model = make()
     before = copy.deepcopy(model)
-    frozen = freeze(model, "4")  # two convolutions, each with its BatchNorm
+    frozen = freeze(model, "4")  # two convolutions, each with a BatchNorm
     step(model, frozen)
     kept = [f"0.{at}." for at in (0, 1, 3, 4)]
     assert {key.rsplit(".", 1)[0] + "." for key in same(model, before)} == set(kept)
@@ -191,7 +191,7 @@ def test_what_cannot_be_frozen(what):
     assert "\n" not in str(caught.value)
 
 
-# Groups
+# Parameter groups
 
 
 def names(model, group):
@@ -204,7 +204,7 @@ def test_weights_of_layers_decay_and_nothing_else_does():
     decayed, rest = parameter_groups(model, lr=0.2, weight_decay=0.3)
     assert names(model, decayed) == [
         name for name, p in model.net.named_parameters() if p.ndim > 1
-    ]  # in a network of convolutions, BatchNorms and a linear layer
+    ]  # the weights of convolutions and of the linear layer
     assert names(model, rest) == [name for name, p in model.net.named_parameters() if p.ndim == 1]
     for group, decay in ((decayed, 0.3), (rest, 0.0)):
         assert {key: group[key] for key in group if key != "params"} == {

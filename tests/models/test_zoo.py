@@ -25,7 +25,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Empty caches, and no network."""
+    """Use empty caches and no network; return the folder for weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("ROBUSTCLS_DOWNLOAD", raising=False)
 
@@ -42,7 +42,7 @@ def load(spec, arch=None, classes=CLASSES, input_size=(3, 224, 224), **options):
 
 @pytest.fixture
 def squeezenet(home):
-    """torchvision's smallest model, with our own weights in the place of the pretrained ones."""
+    """Return torchvision's smallest model; its random weights are saved in place of the pretrained ones."""
     from torchvision import models
 
     net = models.squeezenet1_1().eval()
@@ -73,7 +73,7 @@ def test_torchvision_takes_the_cached_weights_and_what_belongs_to_them(squeezene
     ],
 )
 def test_images_are_decoded_as_for_the_weights(spec, decoding):
-    """Crop shares of 224/256, and 0.9 of timm's ViT."""
+    """The crop takes 224/256 of the resized image, or 0.9 for timm's ViT."""
     if spec.startswith("timm"):
         pytest.importorskip("timm")
     assert decoding_of_zoo(spec) == decoding
@@ -146,7 +146,7 @@ def test_a_state_dict_with_the_architecture_of_a_zoo(spec, tmp_path):
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(loaded.model(x), model.net((x - 0.5) / 0.2), rtol=1e-6, atol=1e-6)
     assert (loaded.model.classes, loaded.notes, loaded.model.arch) == (("a", "b", "c"), [], spec)
-    loaded = load(tmp_path / "w.pt", arch=spec)  # as many outputs as the weights have, whatever the data's classes are
+    loaded = load(tmp_path / "w.pt", arch=spec)  # as many outputs as the weights have
     with pytest.raises(InputError, match="gives 3 outputs without names, the data has 1000 classes"):
         fit_to_data(loaded, x, [f"class {number}" for number in range(1000)])
 
@@ -217,7 +217,7 @@ def test_networks_with_auxiliary_heads_give_plain_logits_in_both_modes(name, sid
     assert model.train()(x).shape == model.eval()(x).shape == (2, 2)
     with warnings.catch_warnings(action="ignore"):
         whole = get_net(name)
-    load_weights(model.net, whole.state_dict(), "whole.pt")  # weights of the auxiliary heads are left aside
+    load_weights(model.net, whole.state_dict(), "whole.pt")  # the weights of auxiliary heads are ignored
     with torch.no_grad():
         torch.testing.assert_close(model(x), whole(x), rtol=1e-6, atol=1e-6)
 

@@ -18,7 +18,7 @@ EPS = 0.1
 
 
 def loss_of(spec, net, x, y, attack, *, done=1.0, norm="linf"):
-    """Return the state of a run of which the share `done` is complete."""
+    """Return the loss of an objective in a run of which the share `done` is complete."""
     state = SimpleNamespace(full_threat=ThreatModel(norm, EPS), share_done=done)
     return call(plugins.load("objective", spec), net, x, y, attack, state=state)
 
@@ -78,7 +78,7 @@ def by_alp(z, z_adv, y, weight=0.5, label_smoothing=0.0):
 
 
 def by_ibp(z, z_adv, y, alpha=0.0):
-    """Without bounds; with them, see below."""
+    """Return the loss without certified bounds; a test below includes them."""
     return (1 - alpha) * entropy(z_adv, y).mean()
 
 
@@ -101,7 +101,7 @@ GIVEN = [
 
 
 def test_every_objective_has_its_formula():
-    assert set(FORMULAS) | {"smooth_adv"} == set(plugins.names("objective")), "which has noise, and a file of its own"
+    assert set(FORMULAS) | {"smooth_adv"} == set(plugins.names("objective")), "smooth_adv has its own test file"
 
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in FORMULAS if name != "ibp"), *GIVEN])
@@ -151,7 +151,7 @@ def test_mixed_labels_are_refused_where_they_mean_nothing(name, net, batch):
 @pytest.mark.parametrize(("done", "eps"), [(0.0, 0.0), (0.1, 0.0), (0.4, 0.4 * EPS), (0.7, EPS), (0.9, EPS)])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_ibp_mixes_in_the_loss_of_the_worst_image_of_a_ball_that_grows(done, eps, norm, net, batch):
-    """Of a linear network the bounds are exact: each wrong logit gains eps times the dual norm of the weights' difference."""
+    """For a linear network the bounds are exact: each wrong logit gains eps times the dual norm of the weight difference."""
     x, y, x_adv = batch
     x = 0.8 * x + 0.1 if norm == "l2" else x
     loss = loss_of("ibp(alpha=0.3, warmup=0.2, ramp=0.5)", net, x, y, lambda *_, **__: x_adv, done=done, norm=norm)
@@ -170,7 +170,7 @@ def test_ibp_mixes_in_the_loss_of_the_worst_image_of_a_ball_that_grows(done, eps
 
 
 def test_ibp_trains_what_it_bounds(net, batch):
-    """Its gradient by a weight is that of finite differences."""
+    """The gradient with respect to a weight equals finite differences."""
     x, y, x_adv = batch
     net = net.double()
 

@@ -32,7 +32,7 @@ def below(element: Element):
 
 
 def table_rows(html: str, slug: str, label: str) -> list[list[str]]:
-    """The texts of the body of the table whose box is labelled so."""
+    """Return the texts in the body of the table whose box has a label that begins like this."""
     box = next(e for e in below(section(html, slug)) if e.get("aria-label").startswith(label))
     rows = [[cell.text for cell in row.children if cell.tag == "td"] for row in below(box) if row.tag == "tr"]
     return [row for row in rows if row]

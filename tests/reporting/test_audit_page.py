@@ -1,4 +1,4 @@
-"""The page of an audit in headless Chromium: usable with the keyboard alone, and it produces a file."""
+"""The page of an audit in headless Chromium: it can be used with the keyboard alone, and produces a file."""
 
 import csv
 import io
@@ -111,7 +111,7 @@ def test_a_person_decides_with_the_keyboard_alone(visit, page_file, tmp_path):
 
 @pytest.mark.browser
 def test_without_a_guess_nothing_is_accepted(visit, tmp_path):
-    """Near the boundary the models agree with the label; so they may where they are unsure."""
+    """Images near the boundary have no guess, because the models agree with the label. Unsure models may agree with it, too."""
     sample = sample_audit(4)
     sample.suggestions[0].reason = BOUNDARY
     sample.suggestions[1].reason, sample.suggestions[1].guess = UNSURE, sample.suggestions[1].label
@@ -124,7 +124,7 @@ def test_without_a_guess_nothing_is_accepted(visit, tmp_path):
         page.keyboard.press(key)
     last = page.locator(".finding").nth(3)
     first = page.locator(".finding").nth(0)
-    first.locator("input[value=relabel]").click()  # and no class
+    first.locator("input[value=relabel]").click()  # without a class
     assert "2 of 4 decided" in page.locator(".steer output").inner_text()
     first.locator("select").select_option("bird")
     assert "3 of 4 decided" in page.locator(".steer output").inner_text()
@@ -161,7 +161,7 @@ def test_odd_names_come_back_as_they_were(visit, tmp_path):
     write_findings(tmp_path / "suggest.csv", sample.suggestions, sample.classes)
     texts = [(tmp_path / name).read_bytes().decode() for name in ("suggest.csv", "labels.csv")]
     tables = [list(csv.reader(io.StringIO(text, newline=""))) for text in texts]
-    assert [row[:6] for row in tables[0]] == [row[:6] for row in tables[1]], "both write alike"
+    assert [row[:6] for row in tables[0]] == [row[:6] for row in tables[1]], "both tables are written in the same way"
 
 
 @pytest.mark.browser

@@ -15,7 +15,7 @@ from tests.helpers.sample_evaluation import sample_evaluation
 
 pytestmark = pytest.mark.browser
 
-# Either package carries axe-core's script; without one the accessibility test is skipped.
+# Both packages contain the script of axe-core. Without either, the accessibility test is skipped.
 AXE = {"axe_playwright_python": "axe.min.js", "axe_core_python": "axe.min.js"}
 
 
@@ -53,7 +53,7 @@ def page_file(files) -> Path:
 
 @pytest.fixture
 def visit(browser):
-    """Open a file, and collect requests and messages on the page object."""
+    """Return a function that opens a file and collects requests and messages on the page object."""
     contexts = []
 
     def open_page(path, fragment="", **options):
@@ -224,7 +224,7 @@ def test_axe_finds_nothing_in_certificates(visit, files, scheme):
 
 
 def axe_script() -> str:
-    """The text of axe-core; skips where it is not installed."""
+    """Return the text of axe-core; skip the test if it is not installed."""
     found = [(name, importlib.util.find_spec(name)) for name in AXE]
     folders = [(name, Path(spec.origin).parent) for name, spec in found if spec and spec.origin]
     scripts = [file for name, folder in folders for file in folder.rglob(AXE[name])]

@@ -21,7 +21,7 @@ HOSTILE = 'evil\n---\nlicense: mit\n# <img src=x onerror=alert(1)> | [a](https:/
 
 
 def front_matter(card: str) -> list[tuple[str, str, object]]:
-    """(indent and dash, key, value) of each line; the scalars are JSON."""
+    """Return (indent and dash, key, value) of each line; scalars are JSON."""
     head, mark, _ = card.removeprefix("---\n").partition("\n---\n")
     assert mark
     rows = []
@@ -33,7 +33,7 @@ def front_matter(card: str) -> list[tuple[str, str, object]]:
 
 
 def whole_autoattack(norm="linf", eps=8 / 255, eps_text="8/255"):
-    """As after the standard suite on all of CIFAR-10."""
+    """Return an evaluation as after the standard suite on all of CIFAR-10."""
     one = sample_evaluation(examples=0)
     one.threat.norm, one.threat.eps, one.threat.eps_text = norm, eps, eps_text
     one.data.n = 10_000
@@ -62,7 +62,7 @@ def test_the_front_matter_is_what_the_hub_reads():
     ("kind", "suites", "said"),
     [
         ("upper bound: fast", {"fast": 2}, "fast, version 2"),
-        ("upper bound: fast", {}, "fast, version 1"),  # of before there were two
+        ("upper bound: fast", {}, "fast, version 1"),  # from before there were two versions
         ("upper bound: fast(version=1)", {"fast": 1}, "fast, version 1"),
         ("upper bound: fast, apgd_reject; failed: square", {"fast": 2}, "fast, version 2, apgd_reject; failed: square"),
         ("upper bound: standard", {"standard": 1}, "standard"),

@@ -76,7 +76,7 @@ def test_the_figure_has_both_curves_and_the_sentence_the_bracket():
 
 def test_the_curve_that_is_drawn_is_a_lower_bound_at_every_radius():
     evaluation, draw = smoothed_bracket(), random.Random(0)
-    for one in evaluation.certified.samples:  # many radii, more than are drawn
+    for one in evaluation.certified.samples:  # more radii than the plot shows
         one.radius = draw.random() if one.predicted == one.label else 0.0
     for record in (evaluation.certified, bounded().certified):
         x, shares = _steps(record, 1.0)
@@ -160,7 +160,7 @@ def test_a_lower_bound_never_stands_beside_attacks_on_something_else(change, rea
     assert [row[:2] for row in rows_of(html, TABLE)] == [
         ["0", interval(70)], ["0.25", interval(55)], ["0.5", interval(40)], ["0.75", interval(0)],
     ]  # fmt: skip
-    assert all(len(row) == 3 for row in rows_of(html, TABLE)), "no attacked accuracy and no gap"
+    assert all(len(row) == 3 for row in rows_of(html, TABLE)), "there are no columns for attacks and gap"
     assert "attacked" not in drawn(html)[0].text
     assert BETWEEN not in " ".join(shown_text(html).split())
     assert not any(one.tag == "img" for one in read(html))
@@ -178,7 +178,7 @@ def test_a_certificate_above_an_attack_is_said():
 
 
 def test_a_gap_below_zero_is_marked_in_the_table_by_class():
-    """Class 0 has ten samples; all are certified, and one of them is broken."""
+    """Class 0 has ten samples. All of them are certified, and some are broken."""
     for evaluation, word in ((smoothed_bracket(), "few draws"), (bounded(), "contradiction")):
         certain = next(one for one in evaluation.certified.samples if one.label == 0)
         some = [dataclasses.replace(certain, index=one.index) for one in evaluation.certified.samples if one.label == 0]

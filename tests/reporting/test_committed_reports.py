@@ -14,7 +14,7 @@ from tests.helpers.report_page import read
 
 HOME = ROOT / "reports" / "cifar10_vgg16_quarter"
 MODELS = ("standard", "pgd")
-MEASURED = (  # all that there was to measure when they were made
+MEASURED = (  # all measures that existed when the reports were made
     "attacks", "alone", "curves", "other_curves", "classes", "minimum", "calibration", "corruptions", "diagnostics",
     "gallery", "stability", "sanity", "training",
 )  # fmt: skip

@@ -21,7 +21,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two evaluations, one with a report; a damaged one, one of a later version, and files of other kinds."""
+    """Return a folder with two evaluations, one with a report, a damaged one, one of a later version, and other files."""
     home = tmp_path / "reports"
     sample_evaluation("/home/alice/runs/a/ckpt.pt", examples=0).save(home / "a" / "evaluation.json")
     sample_evaluation(HOSTILE, examples=0, robust=0.02).save(home / "b: <i>" / "evaluation.json")

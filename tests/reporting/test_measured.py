@@ -46,7 +46,7 @@ def below(element: Element):
 
 
 def rows_of(html: str, label: str) -> list[list[str]]:
-    """The texts of the body of the table in the box with this label."""
+    """Return the texts of the rows of the table in the box with this label, without the header."""
     box = next(e for e in read(html) if e.get("role") == "region" and e.get("aria-label") == label)
     return [[cell.text for cell in row.children] for row in below(box) if row.tag == "tr"][1:]
 
@@ -403,7 +403,7 @@ def test_robust_overfitting_is_told_with_a_remedy_where_the_images_can_show_it(i
     first, last = evaluation.training.epochs[0], evaluation.training.epochs[-1]
     first.val_robust, last.val_robust, last.train_robust = 0.5, 0.44, 0.7
     for one in evaluation.training.epochs[1:-1]:
-        one.val_robust = None  # these were not validated
+        one.val_robust = None  # these epochs were not validated
     evaluation.training.chance = Chance(images, 0.1)
     text = " ".join(shown_text(show(evaluation, sections=["training"])).split())
     assert "6.0 points between the best epoch (50.0%) and the last" in text

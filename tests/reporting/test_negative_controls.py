@@ -1,4 +1,4 @@
-"""Models and attacks with misleading numbers: each fails the check made for it, never passes, and the report says so."""
+"""Models and attacks with misleading numbers: each fails the check made for it, and the report says so and never passes."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def evaluate(model, attacks):
 
 
 def badges(evaluation, path):
-    """Status word by check, in the order of the page."""
+    """Return the status word of each check, in the order of the page."""
     report([evaluation], path)
     rows = [element for element in read(path.read_text(encoding="utf-8")) if element.tag == "tr"]
     found = {}

@@ -23,7 +23,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 def robust_pair() -> list[Evaluation]:
-    """A model that is broken and a model that is robust, on the same samples."""
+    """Return evaluations of a broken and of a robust model on the same samples."""
     return [sample_evaluation("standard", clean=0.93, robust=0.02), sample_evaluation("adversarial", seed=1)]
 
 
@@ -223,7 +223,7 @@ def test_redacted_report_holds_no_pixels():
 @pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "noisy"])
 @pytest.mark.parametrize("size", [32, 224])
 def test_forty_examples_stay_small_and_each_picture_is_encoded_once(size, smooth, monkeypatch):
-    """Encoding is what takes the time; to choose a quality, three examples are encoded besides, at most once for each."""
+    """Encoding takes most of the time. To choose a quality, three more examples are encoded, at most once for each quality."""
     evaluation = sample_evaluation(size=size, examples=40, smooth=smooth, n=1000)
     encode, encoded = images._encode, []
     monkeypatch.setattr(images, "_encode", lambda *given: encoded.append(given) or encode(*given))

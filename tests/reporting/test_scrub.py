@@ -9,7 +9,7 @@ from tests.helpers.sample_evaluation import sample_evaluation
 
 
 def test_paths_and_user_names_are_scrubbed():
-    evaluation = sample_evaluation(examples=0)  # base64 may spell any name
+    evaluation = sample_evaluation(examples=0)  # base64 may contain any name
     evaluation.data.note = "3 files of '/home/alice/my pictures/cats' were skipped; see ~/notes.txt"
     evaluation.attacks[0].error = "OSError: cannot read /srv/secret/x.bin"
     html = render([evaluation])

@@ -29,19 +29,19 @@ metrics = pytest.importorskip("sklearn.metrics")
 
 
 def samples(*kinds):
-    """(label, clean, adversarial) or, with a fourth number, so many of them."""
+    """Return samples given as (label, clean, adversarial); a fourth number says how many of them."""
     whole = [kind[:3] for kind in kinds for _ in range(kind[3] if len(kind) > 3 else 1)]
     return [Sample(i, *kind, "pgd" if kind[1] == kind[0] != kind[2] else None, None) for i, kind in enumerate(whole)]
 
 
-MAJORITY = samples((0, 0, 0, 57), (1, 0, 0, 3))  # always answers the frequent class
+MAJORITY = samples((0, 0, 0, 57), (1, 0, 0, 3))  # the model always predicts the frequent class
 
 
 def drawn(num_classes, n=200, seed=0):
     rng = random.Random(seed)
     kinds = []
     for _ in range(n):
-        label = min(int(rng.expovariate(1.0)), num_classes - 1)  # the first classes are frequent
+        label = min(int(rng.expovariate(1.0)), num_classes - 1)  # the first classes are the most frequent
         clean = label if rng.random() < 0.8 else rng.randrange(num_classes)
         kinds.append((label, clean, clean if clean != label or rng.random() < 0.6 else rng.randrange(num_classes)))
     return samples(*kinds)
@@ -131,7 +131,7 @@ def test_scores_that_are_no_numbers_count_as_wrong():
     assert right.clean.auc.value == 1
     assert right.clean.auc.ci95[0] < 0.9  # four samples prove little
     wrong = measure_two_classes(found, (0, 1), [math.nan, -2.0, math.nan, 2.0])
-    assert wrong.clean.auc.value == 0.25  # the pair of the two that have scores
+    assert wrong.clean.auc.value == 0.25  # the only pair in which both have scores
     endless = measure_two_classes(found, (0, 1), [-math.inf, -math.inf, math.inf, 1.0])
     assert endless.clean.auc.value == 1
 
@@ -174,21 +174,21 @@ def test_what_accuracy_estimates(data, words):
 
 
 def mapped(found, outputs=(2, 0), names=("fox", "owl", "lynx", "hare")):
-    """An evaluation of cats and dogs by a model that knows more animals."""
+    """Return an evaluation on cats and dogs of a model that knows more animals."""
     one = of(found, names)
     one.data.class_map = records.ClassMap(["cat", "dog"], list(outputs), "by a file")
     return one
 
 
 def test_two_classes_of_the_data_are_told_apart_by_a_model_that_knows_more():
-    """Any other output is a wrong answer; an evaluation made earlier has no scores."""
+    """Any other output is a wrong answer. Evaluations of earlier versions have no scores."""
     one = mapped(samples((2, 2, 2, 4), (2, 3, 3, 1), (0, 0, 1, 2), (0, 0, 0, 5), (0, 2, 2, 1)))
     two = two_classes_of(one)
     assert (two.negative, two.positive, two.clean.auc) == (2, 0, None)
     assert (two.clean.sensitivity, two.robust.sensitivity) == (Accuracy.of(7, 8), Accuracy.of(5, 8))
     assert two.clean.specificity == Accuracy.of(4, 5)
     assert "another of the model's 4 outputs is wrong" in two.rule
-    for name in ("cat", "lynx"):  # as the data calls it, or the model
+    for name in ("cat", "lynx"):  # the name in the data, and in the model
         assert two_classes_of(one, name).clean.sensitivity == Accuracy.of(4, 5)
     assert [row.name for row in measures_by_class(one)] == [
         "Balanced accuracy", "Sensitivity (dog)", "Specificity (cat)", "ROC-AUC",
@@ -220,12 +220,12 @@ def test_the_positive_class_of_an_evaluation_made_earlier_has_the_other_of_two()
         (of(samples((0, 0, 0, 4), (2, 2, 2, 9)), classes="abc"), "over 2 of 3 classes"),
         (of(MAJORITY), ""),
         (mapped(samples((2, 2, 2, 9))), "over 1 of 2 classes"),
-        (mapped(samples((2, 2, 2, 9), (0, 2, 2, 1))), ""),  # the model's other outputs are no classes of the data
-        (of(samples((0, 0, 0, 3)), classes=()), ""),  # of how many is not known
+        (mapped(samples((2, 2, 2, 9), (0, 2, 2, 1))), ""),  # other outputs of the model are not classes of the data
+        (of(samples((0, 0, 0, 3)), classes=()), ""),  # the number of classes is unknown
     ],
 )
 def test_balanced_accuracy_says_over_which_classes_it_is(one, words):
-    """Whether recorded by an earlier version, which did not say, or not at all."""
+    """This holds for evaluations without a record, and for records of earlier versions, which did not say it."""
     for recorded in (None, measure_balanced(one.samples)):
         one.balanced = recorded
         row = measures_by_class(one)[0]
@@ -234,7 +234,7 @@ def test_balanced_accuracy_says_over_which_classes_it_is(one, words):
 
 @pytest.mark.parametrize(("threshold", "status"), [(0.1, INCONCLUSIVE), (0.5, INCONCLUSIVE), (0.6, FAIL)])
 def test_a_class_without_samples_can_still_make_or_mar_balanced_accuracy(threshold, status):
-    """Of half the classes all are misclassified: were the other all right, it would be about one half."""
+    """All samples of one of two classes are misclassified. If the other class were all right, it would be one half."""
     one = of(samples((0, 1, 1, 60)))
     found = judge(one, Policy(min_balanced_clean=threshold)).criteria[0]
     assert (found.status, "over 1 of 2 classes: no sample of ill" in found.measured) == (status, True)

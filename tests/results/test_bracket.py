@@ -6,7 +6,7 @@ from tests.helpers.bracketed import ATTACKED, COUNTS, DRAWS, bounded, radius_of,
 
 
 def certified_by_hand(radius: float) -> int:
-    """Of the first 80 samples, whose candidate is right, those that the paper's formula certifies."""
+    """Return how many of the first 80 samples, whose candidate is right, the formula of the paper certifies."""
     return sum(radius_of(count) > 0 and radius_of(count) >= radius for count in COUNTS[:80])
 
 
@@ -21,7 +21,7 @@ def test_both_sides_are_counted_at_any_radius(radius):
     found = bracket(smoothed_bracket(), radius)
     assert found.lower.correct == certified_by_hand(radius)
     inside = [eps for eps in ATTACKED if eps <= radius]
-    assert found.upper.robust.correct == ATTACKED[max(inside)], "an attack within the radius is one at the radius"
+    assert found.upper.robust.correct == ATTACKED[max(inside)], "attacks at smaller radii count, too"
     assert found.gap == pytest.approx((found.upper.robust.correct - found.lower.correct) / 100)
 
 

@@ -19,7 +19,7 @@ def sample(index, label, candidate, count):
 
 
 def evaluated(record):
-    """An evaluation of four samples, all right, three of them robust, with these certificates."""
+    """Return an evaluation of four samples, all correct and three of them robust, with these certificates."""
     evaluation = make_evaluation(4, 3, n=4)
     evaluation.threat.norm = record.norm
     evaluation.certified = record
@@ -62,7 +62,7 @@ def test_the_curve_counts_what_is_right_and_proven():
     assert [point.correct for point in found.curve] == [2, 1, 1]
     assert found.abstained == 1
     assert (found.curve[0].accuracy, found.curve[0].ci95) == (found.at(0).accuracy, found.at(0).ci95)
-    assert [point.correct for point in bounds().curve] == [3, 2, 1], "at 0 what is right"
+    assert [point.correct for point in bounds().curve] == [3, 2, 1], "at radius 0, all correct samples count"
 
 
 @pytest.mark.parametrize(

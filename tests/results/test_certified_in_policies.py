@@ -78,7 +78,7 @@ def test_smoothing_is_judged_at_the_policys_radius_whatever_was_attacked(eps, as
             "INCONCLUSIVE",
             "within linf 0.03 was not measured: bounds can say nothing beyond 0.02: certify at",
         ),
-        (None, 0.0, "INCONCLUSIVE", "within linf 0.03 was not measured"),  # that of the attacks
+        (None, 0.0, "INCONCLUSIVE", "within linf 0.03 was not measured"),  # the radius of the attacks
     ],
 )
 def test_bounds_decide_only_at_the_radii_that_were_tried(eps, asked, status, said):
@@ -87,7 +87,7 @@ def test_bounds_decide_only_at_the_radii_that_were_tried(eps, asked, status, sai
     assert found.status == status, found.reasons
     assert said in found.reasons[0]
     if "proven at" in said:
-        assert ", proven at" in found.criteria[0].measured, "the gate shows it, too"
+        assert ", proven at" in found.criteria[0].measured, "the gate shows the radius, too"
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.5, 1.0])
@@ -117,7 +117,7 @@ def test_another_norm_or_no_certificates_never_pass(asked):
 
 @pytest.mark.parametrize(("asked", "status"), [(0.6, "PASS"), (0.8, "INCONCLUSIVE"), (0.95, "FAIL")])
 def test_without_attacks_it_is_the_first_radius_of_the_curve(asked, status):
-    """80 of 100 are certified at 0.25: a report shows that one, too."""
+    """80 of 100 samples are certified at 0.25, which is also the radius that a report shows."""
     found = criterion(smoothed_evaluation(attacked=False), Policy(min_certified=asked))
     assert found.status == status
     assert "within l2 0.25 80.0%" in found.reason
@@ -136,7 +136,7 @@ def test_certificates_of_a_vote_say_nothing_of_the_network_itself():
 
 
 def test_certificates_do_not_stand_in_for_attacks():
-    """Attacks under another threat model do not stand in for certificates either."""
+    """They replace neither missing attacks nor attacks at another radius than the policy's."""
     both = Policy(min_certified=0.5, min_robust=0.5, norm="l2", eps=0.25)
     assert judge(smoothed_evaluation(), both).status == "PASS"
     found = judge(smoothed_evaluation(attacked=False), both)
@@ -161,7 +161,7 @@ def test_the_threshold_must_be_a_share(value):
 
 
 def test_the_largest_certifiable_radius_is_that_of_the_paper():
-    """sigma Phi^-1(alpha^(1/n)), where all draws agree."""
+    """It is sigma Phi^-1(alpha^(1/n)), reached if all draws agree."""
     found = smoothed_evaluation().certified
     reach = SIGMA * norm.ppf(ALPHA ** (1 / N))
     assert tried_at(found, 0.999999 * reach) == 0.999999 * reach

@@ -23,7 +23,7 @@ from tests.helpers.sample_records import tiny_evaluation
 
 
 def evaluation(*kinds: tuple[int, int, int]) -> Evaluation:
-    """kinds: label, clean and adversarial prediction of each sample."""
+    """Return an evaluation. kinds: label, clean and adversarial prediction of each sample."""
     samples = [Sample(i, *kind, None, None) for i, kind in enumerate(kinds)]
     return dataclasses.replace(tiny_evaluation(), samples=samples)
 
@@ -38,7 +38,7 @@ def test_classes_are_counted_by_label():
     ("counts", "label"),
     [
         ([(0, 10, 9, 5), (1, 10, 9, 4), (2, 100, 99, 60)], 1),
-        ([(0, 10, 9, 4), (1, 20, 9, 8), (2, 20, 9, 8)], 1),  # equal shares: most samples, then first label
+        ([(0, 10, 9, 4), (1, 20, 9, 8), (2, 20, 9, 8)], 1),  # if equal: most samples, then first label
         ([(0, 4, 4, 0), (1, 10, 9, 0)], 1),
     ],
 )
@@ -71,7 +71,7 @@ def test_models_that_number_the_classes_in_another_way_are_paired_by_the_datas_o
     second = mapped([5, 3], [(5, 5, 3), (3, 3, 3), (3, 7, None)], list("stubva"))
     assert find_mismatch([first, second]) == ""
     assert [one.label for one in by_data(second)] == [0, 1, 1]
-    assert [one.adversarial for one in by_data(second)] == [1, 1, None]  # no answer
+    assert [one.adversarial for one in by_data(second)] == [1, 1, None]  # NaN: no class
     assert count_classes(by_data(first)) == [ClassCounts(0, 1, 1, 1), ClassCounts(1, 2, 1, 0)]
     assert [data_class(second, label) for label in (0, 1)] == ["a", "b"]
     other = mapped([3, 5], [(5, 5, 3), (3, 3, 3), (3, 7, 7)], list("stubva"))
@@ -145,7 +145,7 @@ def test_options_that_an_older_version_did_not_know_have_their_defaults():
 
 
 def smoothed_again(counts, **more):
-    """The other samples of the smoothed evaluation, in another order in the record."""
+    """Return the smoothed evaluation with certificates from these counts, in reverse order in the record."""
     one = smoothed_evaluation()
     one.certified = smoothing(counts, labels_of(one), **more)
     one.certified.samples.reverse()
@@ -154,7 +154,8 @@ def smoothed_again(counts, **more):
 
 
 def test_certified_accuracy_is_paired_by_sample():
-    """At 0.25 the first certifies samples 0 to 79, the second 10 to 94; 950 draws of 1,000 do, 600 do not."""
+    """At 0.25, the first evaluation certifies samples 0 to 79, the second 10 to 94, because 950 of 1,000 draws suffice and
+    600 do not."""
     first, second = smoothed_evaluation(), smoothed_again([600] * 10 + [950] * 85 + [600] * 5)
     (found,) = pair_certified(first, second)
     assert found.part == "certified 0.25"
@@ -166,7 +167,7 @@ def test_certified_accuracy_is_paired_by_sample():
 
 
 def test_the_noise_may_differ_and_radii_beyond_what_the_draws_reach_are_left_out():
-    first, second = smoothed_evaluation(), smoothed_again([N] * 100, sigma=0.1)  # which ends at 0.246
+    first, second = smoothed_evaluation(), smoothed_again([N] * 100, sigma=0.1)  # certifies at most 0.246
     assert certified_otherwise(first, second) == ""
     assert pair_certified(first, second) == []
     wide = smoothed_again([N] * 100, sigma=0.5)

@@ -89,7 +89,7 @@ def test_a_broken_sample_that_has_its_own_label_is_refused():
 
 
 def test_examples_of_a_larger_ball_are_refused():
-    """As if a run had taken the examples of another run with a larger radius."""
+    """This would happen if a run used the examples of another run with a larger radius."""
     whole = json.loads(TEXT)
     whole["threat"] |= {"eps": 1 / 255, "eps_text": "1/255"}
     with pytest.raises(InputError, match="is not inside the ball of eps 1/255"):

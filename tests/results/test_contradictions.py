@@ -23,7 +23,7 @@ N, ALPHA = 100, 0.001
 
 
 def bounds(radii):
-    """Certificates of ten samples, all right; the last two of the evaluation below are broken at 0.03."""
+    """Return certificates of ten samples, all correct; the attacks below break the last two at 0.03."""
     samples = [CertifiedSample(index, index % 10, index % 10, radius) for index, radius in enumerate(radii)]
     return Certified.of("bounds", "linf", samples, [0, 0.03], algorithm="intervals")
 
@@ -46,9 +46,9 @@ def found_in(evaluation, more=None):
 def test_an_example_inside_a_certificate_contradicts_it_and_one_outside_does_not():
     assert found_in(attacked(bounds([0.02] * 10))) == []
     assert found_in(attacked(bounds([0.02] * 9 + [0.05]))) == [(9, 0.03)]
-    assert found_in(attacked(bounds([0.05] * 8 + [0.0, 0.0]))) == [], "certificates of what nobody broke"
+    assert found_in(attacked(bounds([0.05] * 8 + [0.0, 0.0]))) == [], "no attack broke a certified sample"
     for radius in (0.03, math.nextafter(0.03, 0), 0.03 - 9e-7):
-        assert len(found_in(attacked(bounds([radius] * 10)))) == 2, "it was broken in the ball of that radius"
+        assert len(found_in(attacked(bounds([radius] * 10)))) == 2, "the examples lie in the ball of this radius"
     assert found_in(attacked(bounds([0.03 - 2e-6] * 10))) == []
 
 
@@ -94,7 +94,7 @@ def test_a_curve_that_leaves_fewer_than_are_certified_contradicts_by_its_counts(
     assert (check.status, check.measured) == ("fail", 3.0)
     assert "at 0.02 the attacks leave 1 samples, and 4 are certified" in check.message
     known = contradictions(evaluation, {4: 0.015, 0: 0.009})
-    assert check_of(evaluation, known).measured == 4.0, "two known samples, one of them certified at 0.02, and two more"
+    assert check_of(evaluation, known).measured == 4.0, "two known samples, one certified at 0.02, and two more"
     evaluation.curve = None
     evaluation.other_curves = [
         NormCurve("linf", ["pgd"], "", 10, curve(8, 3)),
@@ -125,10 +125,10 @@ def judged(answers, n=10, robust=8):
 
 def test_few_draws_that_were_wrong_by_chance_are_no_violation():
     check = judged({8: 8, 9: 9}, n=10)
-    assert (check.status, check.measured) == ("warn", 0.0), "two of ten: robust accuracy is 20 points too low"
+    assert (check.status, check.measured) == ("warn", 0.0), "two of ten samples: robust accuracy is 20 points too low"
     assert "wrong for 0 of them and right for 2" in check.message
     assert "20.0 points too low" in check.message
-    assert judged({8: 8, 9: NO_ANSWER}).status == "pass", "one at most of so few"
+    assert judged({8: 8, 9: NO_ANSWER}).status == "pass", "only one of them is lost by chance"
     abstained = judged({8: NO_ANSWER, 9: NO_ANSWER})
     assert "too close to call for 2" in abstained.message
     assert abstained.status == "pass"
@@ -147,7 +147,7 @@ def test_more_wrong_votes_than_chance_explains_fail(n):
         robust = n - wrong
         answers = {i: (i + 1) % 10 for i in range(robust, n)}
         check = judged(answers, n, robust)
-        probability = binom.sf(wrong - 1, n + 2 * wrong, ALPHA)  # of so many or more
+        probability = binom.sf(wrong - 1, n + 2 * wrong, ALPHA)  # of this many or more
         assert check.measured == wrong
         assert check.status == ("fail" if probability <= CHANCE else "warn"), (wrong, probability)
         assert f"of {n} certificates {ALPHA * n:.2g} are expected to be false" in check.message
@@ -160,7 +160,7 @@ def test_a_loaded_evaluation_is_held_to_its_records():
     put(evaluation, passed)
     held = with_check(evaluation)
     assert contradicted(held)
-    assert not contradicted(evaluation), "the one that was given stays as it was"
+    assert not contradicted(evaluation), "with_check leaves the given evaluation unchanged"
     assert [one.id for one in held.checks] == ["zero_gradients", CHECK]
     failed = attacked(bounds([0.02] * 10))
     put(failed, Check(CHECK, "fail", 1.0, 0.0, "an example that no record has"))
@@ -172,22 +172,23 @@ def test_a_loaded_evaluation_is_held_to_its_records():
 
 
 def test_records_that_show_more_than_the_stored_check_are_judged_anew():
-    """As after an edit of counts and radii that fits: what was asked again is about fewer."""
+    """This may happen after an edit of counts and radii that keeps the file consistent: the stored check covers fewer samples
+    than the records."""
     smooth = attacked(smoothing(dict.fromkeys(range(10), 0.05)))
     for status, measured in (("pass", 0.0), ("warn", 0.0), ("fail", 9.0)):
         put(smooth, Check(CHECK, status, measured, 1.0, "the vote is wrong for 0", 1))
         [check] = [one for one in with_check(smooth).checks if one.id == CHECK]
-        assert check.status == ("fail" if status == "fail" else "warn"), "a failure stays one"
+        assert check.status == ("fail" if status == "fail" else "warn"), "a failure remains a failure"
         assert "2 of 10 certified samples" in check.message
         assert check.message.endswith("the check in the file accounts for 1 of these")
     put(smooth, Check(CHECK, "pass", 0.0, 1.0, "the vote is wrong for 0", 3))
-    assert with_check(smooth) is smooth, "it knows of examples that no record has"
+    assert with_check(smooth) is smooth, "the stored check counts examples that no record has"
     put(smooth, Check(CHECK, "pass", 0.0, 1.0, "no attack broke one of the 10 certified samples inside its radius", 0))
     assert with_check(smooth).checks[-1].status == "warn"
 
 
 def test_a_sample_that_is_broken_is_not_counted_again_where_the_curve_breaks_it():
-    """Its record has the example at 0.03; the curve may have another at 0.01."""
+    """Its record has the example at 0.03, and the curve may have found another at 0.01."""
     evaluation = attacked(bounds([0.0] * 9 + [0.05]))
     evaluation.curve = [CurvePoint(0.01, "0.01", Accuracy.of(0, 10))]
     assert check_of(evaluation, contradictions(evaluation)).measured == 1.0

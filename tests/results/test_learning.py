@@ -25,10 +25,10 @@ def epochs(losses=(), clean=(), robust=()):
     [
         ([1.25], ""),
         ([1.25, 1.2, 1.19, 0.9], ""),
-        ([0.9, 1.0, 0.9], ""),  # wavers
+        ([0.9, 1.0, 0.9], ""),  # fluctuates
         ([1.25, 4.8], "from 1.25 in epoch 1 to 4.8 in epoch 2"),
-        ([0.9, 0.6, 4.0, 3.5, 0.7], "from 0.6 in epoch 2 to 4 in epoch 3"),  # also where it comes back
-        ([2.0, 0.001, 0.01, 0.1], ""),  # many times nothing is little
+        ([0.9, 0.6, 4.0, 3.5, 0.7], "from 0.6 in epoch 2 to 4 in epoch 3"),  # even if it falls again
+        ([2.0, 0.001, 0.01, 0.1], ""),  # a multiple of nearly 0 is still small
         ([2.0, 0.5, 1.01], "from 0.5 in epoch 2 to 1.01 in epoch 3"),
     ],
 )
@@ -61,14 +61,14 @@ def test_few_updates():
             [1.0] * 3,
             Chance(images=4, majority=0.5),
             True,
-        ),  # so few that no error would not tell: more than chance will do
+        ),  # so few that even no error proves nothing: more than chance suffices
         ([0.5] * 3, Chance(images=4, majority=0.5), False),
-        ([24 / 36] * 2, HALVES, False),  # the best of two is high by luck more often
+        ([24 / 36] * 2, HALVES, False),  # the best of two is more often high by luck
         ([0.1, 0.2], Chance(500, 0.1), True),
         ([0.36, 0.41], HALVES, False),  # below chance
-        ([0.95], Chance(600, 0.95), False),  # the majority's share, not 1/K
+        ([0.95], Chance(600, 0.95), False),  # the share of the majority, not 1/K
         ([0.9], Chance(60, 0.95), False),
-        ([0.5], None, True),  # not known
+        ([0.5], None, True),  # chance is unknown
         ([], HALVES, True),  # not measured
     ],
 )
@@ -88,12 +88,12 @@ def test_at_chance_names_what_was_not_learned():
 
 def test_what_was_never_robust_does_not_overfit():
     history = epochs(robust=[0.5, 0.5, 0.36])
-    assert robust_overfitting(history)  # of a run that did not record chance
+    assert robust_overfitting(history)  # the run did not record chance
     assert not robust_overfitting(history, HALVES)
     assert robust_overfitting(epochs(robust=[0.9, 0.9, 0.36]), HALVES)
 
 
 def test_a_warning_and_chance_are_dropped_by_no_default():
-    """Earlier runs have neither."""
+    """Epochs of earlier versions have no warning."""
     row = dataclasses.asdict(epochs([1.0])[0])
     assert Epoch(**{name: value for name, value in row.items() if name != "warning"}).warning == ""

@@ -23,16 +23,16 @@ def epochs(*values):
         ([(None, None), (None, 0.5)], None),
         ([(0.4, 0.45), (0.41, 0.47)], []),
         ([(0.4, 0.45), (0.0, 0.9), (0.05, 0.6)], [1, 2]),
-        ([(0.0, 0.9)], [0]),  # never robust, and FGSM says otherwise
-        ([(0.4, 0.45), (0.2, 0.9)], []),  # half of the best is not below half
+        ([(0.0, 0.9)], [0]),  # never robust, although FGSM says otherwise
+        ([(0.4, 0.45), (0.2, 0.9)], []),  # exactly half of the best is not below half
         ([(0.4, 0.45), (0.1999, 0.9)], [1]),
-        ([(0.5, 0.5), (0.125, 0.3125)], []),  # both fell
+        ([(0.5, 0.5), (0.125, 0.3125)], []),  # both accuracies fell
         ([(0.5, 0.5), (0.125, 0.33)], [1]),
         ([(0.4, 0.45), (None, None), (0.1, 0.7), (0.4, 0.4)], [2]),
-        ([(0.1, 0.5), (0.6, 0.65)], []),  # the best so far, not of what is to come
+        ([(0.1, 0.5), (0.6, 0.65)], []),  # compared with earlier epochs only
         ([(0.1, 0.5), (0.6, 0.65), (0.1, 0.5)], [2]),
-        ([(0.0, 0.33), (0.4, 0.5)], []),  # on its way: of clean 0.8, one step takes more than half
-        ([(0.03, 0.55), (0.0, 0.9)], [1]),  # never robust, and then one step takes nothing
+        ([(0.0, 0.33), (0.4, 0.5)], []),  # still learning: FGSM breaks more than half of clean 0.8
+        ([(0.03, 0.55), (0.0, 0.9)], [1]),  # never robust, and then FGSM breaks nothing
     ],
 )
 def test_catastrophes(values, places):
@@ -62,7 +62,7 @@ def test_robust_overfitting(robust, words):
 
 @pytest.mark.parametrize(("images", "said"), [(None, True), (126, False), (2000, True)])
 def test_a_fall_that_few_images_cannot_show_is_not_said(images, said):
-    """From 61% to 57%: the 95% interval of 61% of 126 images begins at 52%, of 2,000 at 59%."""
+    """The fall is from 61% to 57%. The 95% interval of 61% begins at 52% for 126 images, and at 59% for 2,000."""
     chance = None if images is None else Chance(images, 0.1)
     assert bool(robust_overfitting(epochs((0.61, 0.7), (0.57, 0.7)), chance)) == said
 
@@ -81,5 +81,5 @@ def test_how_far_an_epoch_is_below_the_best_and_below_training():
     assert shortfall(rows) == (None, None)
     rows[2].train_robust = None
     assert shortfall(rows[:3]) == (pytest.approx(0.1), None)
-    rows[2].epoch = 2  # a rollback took the second one back, and it came again
+    rows[2].epoch = 2  # a rollback undid the second epoch, which came again
     assert shortfall(rows[:3]) == (0.0, None)

@@ -99,7 +99,7 @@ def reliability(ece):
 
 
 def measured(**changes):
-    """An evaluation with calibration, corruptions and two classes: everything that a policy can require."""
+    """Return an evaluation with calibration, corruptions and two classes, which is everything that a policy can require."""
     kinds = [(0, 0, 0)] * 250 + [(0, 0, 1)] * 150 + [(0, 1, 1)] * 100 + [(1, 1, 1)] * 450 + [(1, 1, 0)] * 50
     one = dataclasses.replace(
         sample(clean=900, robust=700),
@@ -174,7 +174,7 @@ def test_an_evaluation_passes_only_with_the_limits_that_the_policy_states(stated
         told = " ".join(verdict.reasons)
         for name, value in LIMITS.items():
             line = f"{name} = {str(value).lower()}" if value is True else f'{name} = "{value}"'
-            assert (line in told) == ((name in has) != (name in stated)), "what to state, or to evaluate with"
+            assert (line in told) == ((name in has) != (name in stated)), "reasons name only limits that differ"
     assert judge(limited(*stated), dataclasses.replace(policy, min_robust=0.9)).status == "FAIL"
     assert judge(limited(), Policy(min_robust=0.5, norm="l2", eps=0.1)).status == "INCONCLUSIVE"
 
@@ -214,7 +214,7 @@ def test_a_class_without_samples_is_no_pass():
 
 
 def by_class(*counts):
-    """(robust, total) of each class; every clean prediction is right."""
+    """Return an evaluation from (robust, total) of each class; every clean prediction is right."""
     kinds = [
         (label, held)
         for label, (robust, total) in enumerate(counts)

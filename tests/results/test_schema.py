@@ -34,7 +34,8 @@ def test_the_published_schema_is_that_of_the_records():
 
 
 def faults(value, schema, place=""):
-    """Where a value does not keep a schema, of the keywords that ours uses; a key that the schema lacks is a fault too."""
+    """Return where a value violates a schema, by the keywords that our schema uses; a key that the schema lacks is a violation,
+    too."""
     assert not schema.keys() - HOLDS.keys() - INSIDE - SILENT - {"$ref", "anyOf"}
     if "$ref" in schema:
         return faults(value, SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], place)

@@ -42,7 +42,7 @@ def test_mistakes_by_hand(file):
     assert (found.tree, found.height) == ("tree.toml", 3)
     assert (found.clean.by_distance, found.clean.total) == ([1, 1, 1], 3)
     assert found.clean.mean == pytest.approx((1 + 2 + 3) / 3)
-    assert (found.clean.apart.correct, found.clean.apart.total) == (1, 3), "no answer shares nothing with the label"
+    assert (found.clean.apart.correct, found.clean.apart.total) == (1, 3), "no class shares nothing with the label"
     assert found.robust.by_distance == [3, 1, 2]
     assert found.robust.mean == pytest.approx((1 + 1 + 2 + 3 + 1 + 3) / 6)
     of_one, of_four, of_zero = (2 * 1 + 2 + 6 * 3) / 9, (5 * 1 + 4 * 3) / 9, (3 * 2 + 6 * 3) / 9
@@ -55,7 +55,7 @@ def test_mistakes_by_hand(file):
 def test_an_interval_of_means_is_wilsons_where_the_values_are_the_ends_and_otherwise_covers():
     mean, (low, high) = mean_between([1, 3, 3, 1, 3], 1, 3)
     assert mean == pytest.approx(2.2)
-    expected = wilson(0.6 * 4, 4)  # n - 1 in the variance
+    expected = wilson(0.6 * 4, 4)  # the variance has n - 1
     assert (low, high) == pytest.approx((1 + 2 * expected[0], 1 + 2 * expected[1]))
     values = [1, 2, 2, 3, 2, 2, 1, 2, 2, 3] * 100
     _, (low, high) = mean_between(values, 1, 3)

@@ -68,7 +68,7 @@ def test_mcnemar(b, c):
 
 def test_paired_difference_of_published_examples():
     """Cavo et al. 2012 as in Fagerland et al., Statistical Analysis of Contingency Tables, chapter 8: p1 - p2."""
-    difference, (low, high) = paired_difference(*pairs(59, 16, 6, 80))  # ours is second minus first
+    difference, (low, high) = paired_difference(*pairs(59, 16, 6, 80))  # ours is the second minus the first
     assert difference == pytest.approx(-0.0621, abs=5e-5)
     assert (low, high) == (pytest.approx(-0.1186, abs=5e-5), pytest.approx(-0.0046, abs=5e-5))
 
@@ -77,7 +77,7 @@ def test_paired_difference_of_published_examples():
     "cells", [(36, 12, 2, 0), (14, 5, 0, 22), (1, 1, 7, 12), (20, 12, 2, 16), (43, 0, 0, 7), (9, 0, 1, 0)]
 )
 def test_paired_difference_by_the_formula(cells):
-    """Newcombe 1998, method 10, as he writes it: p1 - p2 with delta, epsilon and the corrected phi; limits by scipy."""
+    """Newcombe 1998, method 10, in his notation: p1 - p2 with delta, epsilon and the corrected phi; scipy gives the limits."""
     both, first, second, neither = cells
     n, p1, p2 = sum(cells), (both + first) / sum(cells), (both + second) / sum(cells)
     (l1, u1), (l2, u2) = (stats.binomtest(k, n).proportion_ci(0.95, "wilson") for k in (both + first, both + second))
@@ -116,7 +116,7 @@ def test_seeds_are_unrelated():
     assert mix(0) != mix(0, 0)
     assert mix(-1, 3) >= 0
     flips = [bin(mix(seed) ^ mix(seed + 1)).count("1") for seed in range(200)]
-    assert 25 < sum(flips) / 200 < 39, "half of 63 bits"
+    assert 25 < sum(flips) / 200 < 39, "about half of 63 bits flip"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 31])
@@ -161,7 +161,7 @@ def test_the_interval_of_a_mean_of_shares_holds_the_truth(sizes, shares):
         ]
         low, high = mean_of_shares(counts)[1]
         held += low <= truth <= high
-    assert held / 400 >= 0.91  # 95%, less three standard errors and what discreteness takes
+    assert held / 400 >= 0.91  # 95%, less three standard errors and the effect of discrete counts
 
 
 def test_roc_auc_is_scikit_learns():
@@ -179,7 +179,7 @@ def test_the_interval_of_roc_auc():
     for auc in (0.0, 0.1, 0.5, 0.9, 1.0):
         low, high = auc_interval(auc, 30, 570)
         assert 0 <= low <= auc <= high <= 1
-        assert high - low > 0.02  # also where the classes are fully separated
+        assert high - low > 0.02  # even if the classes are fully separated
         mirrored = auc_interval(1 - auc, 570, 30)
         assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
     # The ends are where the estimate lies z standard errors away, by Hanley and McNeil's variance.

@@ -71,7 +71,7 @@ def asked_for_tf32():
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("convolutions", [True, False])
 def test_fp32_is_exact_inside_and_what_it_was_outside(precision, convolutions):
-    def state():  # each of these fails where the older and the newer switches disagree
+    def state():  # reading them fails if older and newer switches disagree
         return torch.get_float32_matmul_precision(), CUDNN.allow_tf32, CUDA.matmul.allow_tf32, *asked_for_tf32()
 
     torch.set_float32_matmul_precision(precision)
@@ -96,7 +96,7 @@ def test_every_switch_is_what_it_was_and_a_later_one_for_all_is_no_exception():
     with exact_fp32():
         pass
     assert [backend.fp32_precision for backend in backends] == before
-    CUDNN.allow_tf32 = False  # leaves convolutions to the switch for all
+    CUDNN.allow_tf32 = False  # leaves convolutions to the general switch
     torch.backends.fp32_precision = "tf32"
     try:
         with exact_fp32():

@@ -57,7 +57,7 @@ def test_the_twin_gives_the_models_logits_also_after_an_update(vgg, x):
     optimizer = torch.optim.SGD(vgg.parameters(), 0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        vgg(x).pow(2).mean().backward()  # also moves the statistics
+        vgg(x).pow(2).mean().backward()  # also changes the statistics
         optimizer.step()
     with torch.no_grad():
         stale = (twin(x) - vgg.eval()(x)).abs().max()
@@ -84,7 +84,8 @@ def test_the_model_is_no_part_of_its_twin(vgg, x):
 
 
 class Shared(nn.Module):
-    """The norm is used twice, the convolution observed: neither may be folded."""
+    """A network whose norms must not be folded: one is used twice, one follows a convolution with a hook, and two lack weights
+    or statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ def test_what_cannot_be_folded_is_left(x):
 
 
 def unsettle(model: nn.Module) -> nn.Module:
-    """Statistics and scales that no fold can leave out unseen."""
+    """Return the model with statistics and scales that make a missing fold visible."""
     for norm in model.modules():
         if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
             norm.running_mean.uniform_(-0.2, 0.2)
@@ -129,7 +130,7 @@ def norms_left(twin: FusedModel) -> int:
     ("name", "left"), [("resnet18", 0), ("mobilenet_v3_small", 0), ("shufflenet_v2_x0_5", 0), ("densenet121", 62)]
 )
 def test_norms_are_found_wherever_a_network_keeps_them(name, left, x):
-    """DenseNet normalises before its convolutions: what they read is a concatenation, and stays."""
+    """DenseNet normalises before its convolutions; norms that read a concatenation are not folded."""
     from torchvision import models
 
     model = unsettle(models.get_model(name, weights=None, num_classes=5)).train()
@@ -143,12 +144,12 @@ def test_norms_are_found_wherever_a_network_keeps_them(name, left, x):
 
 
 class Tricky(nn.Module):
-    """Pairs by their names, not all by what happens to the tensor between them. Returns logits N,4."""
+    """A network whose layers look like pairs by their names, but need not be by what happens in between; logits N,4."""
 
     def __init__(self, between) -> None:
         super().__init__()
         self.conv, self.norm, self.between = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), between
-        self.same_norm = self.norm  # a second name, under which forward calls it
+        self.same_norm = self.norm  # a second name, which forward uses
         self.head, self.head_norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def written_on(y, norm):
     ids=["plain", "shapes asked", "residual", "gated", "relu between", "twice", "written on"],
 )
 def test_a_layer_is_folded_where_its_output_goes_to_the_norm_alone(between, left, x):
-    """Also at the start of a training, when every norm is the identity and no comparison would notice."""
+    """This holds even at the start of training, when every norm is the identity and no comparison would show a mistake."""
     model = Tricky(between).train()
     twin = FusedModel(model, x=x[:1])
     assert norms_left(twin) == left
@@ -276,7 +277,7 @@ def test_a_twin_that_cannot_be_compiled_is_refused(vgg, x, monkeypatch):
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_what_a_replayed_twin_gave_is_kept(x):
-    """As with CUDA graphs, whose next replay overwrites its outputs; the CPU has none, but the same code runs."""
+    """With CUDA graphs, the next replay overwrites the outputs. The CPU has no graphs, but runs the same code."""
     model = small_classifier()
     twin = FusedModel(model)
     twin.compile_copy(cuda_graphs=True)
@@ -368,7 +369,7 @@ def test_a_model_without_weights_is_said():
 
 
 def test_images_and_weights_keep_their_layout(vgg, x):
-    """The twin works in channels_last, which its owner's weights and images need not."""
+    """The twin uses channels_last, but the weights of the model and the images keep their layout."""
     twin = FusedModel(vgg, x=x[:1])
     convolutions = [module for module in twin.copy.modules() if isinstance(module, nn.Conv2d)]
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in convolutions)
@@ -435,7 +436,7 @@ def test_a_faithful_twin_is_taken(vgg, x):
     assert isinstance(low, FusedModel)
     with torch.no_grad():
         assert low(x).dtype == torch.float32
-        assert not torch.equal(low(x), search(x)), "it does not run in low precision"
+        assert not torch.equal(low(x), search(x)), "the twin does not run in low precision"
 
 
 @pytest.mark.parametrize("kind", [FusedModel, Counted])
@@ -481,7 +482,7 @@ def test_what_are_no_logits():
 
 
 class Root(nn.Module):
-    """An infinite gradient at black pixels."""
+    """A network with an infinite gradient at black pixels."""
 
     def __init__(self):
         super().__init__()
@@ -496,7 +497,7 @@ class Root(nn.Module):
     "wrap", [Counted, FusedModel, lambda model: FusedModel(model, "bf16"), lambda model: FusedModel(model, "fp16")]
 )
 def test_gradients_come_without_poles_and_their_images_are_counted(wrap):
-    """Whoever takes them, in whatever precision."""
+    """This holds for gradients taken by any code and in any precision."""
     x = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)).clamp_min(0.1)
     x[1, 0, 0, 0] = x[3, 2] = 0
     model = wrap(Root().eval())
@@ -511,7 +512,7 @@ def test_gradients_come_without_poles_and_their_images_are_counted(wrap):
 @pytest.mark.parametrize("kind", ["twin", "folded twin", "model", "channels-last model"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_lone_samples_gradient_is_that_in_company(kind, layout):
-    """Pooling breaks the ties of flat areas by the memory format, which one image alone does not show."""
+    """Pooling breaks ties in flat areas depending on the memory format, which is ambiguous for a single image."""
     torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8) if kind == "folded twin" else nn.Identity(), nn.ReLU(),
@@ -526,4 +527,4 @@ def test_a_lone_samples_gradient_is_that_in_company(kind, layout):
     together = input_gradient(tried, x, y)
     alone = torch.cat([input_gradient(tried, x[i : i + 1], y[i : i + 1]) for i in range(16)])
     assert (alone - together).abs().max() < 1e-6 * max(1, together.abs().max().item())
-    assert tried.forwards == tried.backwards == 32, "a lone image counts once"
+    assert tried.forwards == tried.backwards == 32, "a single image is counted once"

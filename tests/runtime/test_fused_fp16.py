@@ -9,7 +9,7 @@ from robustcls.runtime.fused import FusedModel, scale_gradients
 
 
 class RoundsBackward(torch.autograd.Function):
-    """Passes forward as it is; gradients round to fp16, as on a GPU's fp16 units."""
+    """The identity, with gradients rounded to fp16, as on the fp16 units of a GPU."""
 
     @staticmethod
     def forward(ctx, x):
@@ -21,7 +21,7 @@ class RoundsBackward(torch.autograd.Function):
 
 
 class Confident(nn.Module):
-    """The first logit leads by these margins: the gradient of cross-entropy is below what fp16 holds, 6e-8."""
+    """A network whose first logit leads by given margins, so that gradients of cross-entropy are below fp16's least, 6e-8."""
 
     def __init__(self, margins, *, rounds):
         super().__init__()
@@ -59,7 +59,7 @@ def test_gradients_that_fp16_would_lose_are_kept():
     kept = gradient_of(net, x, y, scaled=True)
     for found, wanted in zip(kept, expected, strict=True):
         assert torch.allclose(found, wanted, rtol=0.01, atol=0.002 * wanted.abs().max().item())
-    assert torch.equal(gradient_of(exact, x, y, scaled=True), expected)  # powers of two change no digit
+    assert torch.equal(gradient_of(exact, x, y, scaled=True), expected)  # scaling by powers of two is exact
 
 
 def test_a_sample_without_a_gradient_stays_without():

@@ -12,7 +12,7 @@ from robustcls.runtime.low_rank import LowRank, low_rank_layers, merge, plain_mo
 
 
 def add_low_rank(model, rank=2, alpha=3.0):
-    """Of every convolution and linear layer, with a B that is not 0."""
+    """Add low-rank weights to every convolution and linear layer, with a B that is not 0; return the model."""
     generator = torch.Generator().manual_seed(1)
     for layer in [m for m in model.modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]:
         low = LowRank(layer.weight, rank, alpha, generator)
@@ -50,7 +50,7 @@ def test_it_begins_as_the_layer_that_it_was(layer):
     parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, 2, 4.0, torch.Generator()))
     assert torch.equal(layer.weight, before)
     assert layer.weight.stride() == before.stride()
-    assert layer.parametrizations.weight[0].a.abs().amax() > 0  # with both at 0 no gradient would ever come
+    assert layer.parametrizations.weight[0].a.abs().amax() > 0  # if both were 0, gradients would stay 0
 
 
 def test_it_is_computed_in_fp32_under_autocast_too():
@@ -97,7 +97,7 @@ def test_the_attacks_copy_is_folded_and_follows_every_update(fold):
         with torch.no_grad():
             for layer in low_rank_layers(model).values():
                 layer.parametrizations.weight[0].b.add_(0.3 + number)
-        torch.testing.assert_close(twin(x), before)  # not before it is told to
+        torch.testing.assert_close(twin(x), before)  # not before refresh
         assert not torch.allclose(model(x), before, atol=1e-2)
         twin.refresh()
     torch.testing.assert_close(twin(x), model(x), rtol=1e-4, atol=1e-5)

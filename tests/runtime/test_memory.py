@@ -5,7 +5,7 @@ from robustcls.runtime.memory import OomSafeBatches, is_out_of_memory
 
 
 class SmallMemory:
-    """A model with memory for at most `rows` rows at a time."""
+    """A model that has memory for at most `rows` rows at a time."""
 
     def __init__(self, rows: int, error: Exception) -> None:
         self.rows, self.error, self.seen = rows, error, []

@@ -21,7 +21,7 @@ needs_bf16 = pytest.mark.skipif(not has_bf16(CPU), reason="this processor has no
 
 @pytest.fixture(scope="module")
 def near():
-    """A network and images at its boundary: half of the way lies between one of another class and the next."""
+    """Return a network, pairs of images just on either side of its boundary, and their labels."""
     net, x, y = trained_on_digits(300)
     x_adv = robustcls.attack(net, x, y, "linf:0.15", "pgd(steps=20, early_stop=False)")
     low, high = torch.zeros(len(x)), torch.ones(len(x))
@@ -57,14 +57,14 @@ def test_fp32_decides_close_calls(near):
         close = close_calls(low(x))
         torch.testing.assert_close(refined(x)[close], exact[close], rtol=1e-4, atol=1e-4)
         assert torch.equal(refined(x)[~close], low(x)[~close])
-        assert (misclassified(low(x), y) != misclassified(exact, y)).sum() > 5, "what bf16 alone would say"
+        assert (misclassified(low(x), y) != misclassified(exact, y)).sum() > 5, "bf16 alone would decide differently"
         same = misclassified(refined(x), y) == misclassified(exact, y)
         assert same.all()
     assert close.sum() > 10
 
 
 def test_without_close_calls_low_precision_would_decide(near, monkeypatch):
-    """The same test with a search model where bf16 alone decides that a sample leaves."""
+    """This is the control: the same test with a search model in which bf16 alone decides that a sample leaves."""
     net, x, y = near
     monkeypatch.setattr(search, "close_calls", lambda logits: torch.zeros(len(logits), dtype=torch.bool))
     with frozen(net), torch.no_grad():
@@ -78,7 +78,7 @@ def test_the_gradient_stays_that_of_low_precision_and_passes_are_counted(near):
         refined, low = RefinedModel(net, "bf16", x[:1]), FusedModel(net, "bf16", x[:1])
         close = int(close_calls(low(x).detach()).sum())
         expected = input_gradient(low, x, y, margin)
-        # By a loss whose gradient does not depend on the logits but by their order.
+        # The gradient of this loss depends only on the order of the logits.
         found = input_gradient(refined, x, y, margin)
     same = (found == expected).flatten(1).all(1)
     assert same.float().mean() > 0.9

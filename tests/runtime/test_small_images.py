@@ -13,7 +13,7 @@ from robustcls.runtime.small_images import small_convolutions
 from tests.helpers.tiny_run import brighter, first_batch, named_gradients
 
 CPU = torch.device("cpu")
-# Height, width, channels in and out: all of the image in sight, a small image, one with many channels.
+# Height, width, channels in and out: images no larger than the window, small images, and one with many channels.
 SHAPES = [(1, 1, 3, 5), (2, 2, 3, 5), (1, 2, 4, 4), (2, 1, 4, 4), (3, 2, 4, 8), (4, 4, 8, 3), (8, 8, 128, 128)]
 
 
@@ -27,7 +27,7 @@ def operands(shape, dtype=torch.float32, count=6, layout=torch.channels_last):
 
 
 def by_hand(x, weight, bias):
-    """The convolution, padded by 1, tap by tap."""
+    """Return the convolution with padding 1, summed over the taps."""
     padded = F.pad(x, (1, 1, 1, 1))
     height, width = x.shape[2:]
     taps = [
@@ -40,7 +40,7 @@ def by_hand(x, weight, bias):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Count the convolutions that ran as products."""
+    """Return a list that receives an entry for each convolution that runs as a product."""
     counted = []
     apply = small_images._Convolution.apply
     monkeypatch.setattr(small_images._Convolution, "apply", lambda *args: (counted.append(args), apply(*args))[1])
@@ -68,7 +68,7 @@ def test_values_and_gradients_are_those_of_the_convolution(shape, dtype, layout)
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("shape", [(2, 2, 2, 3), (1, 2, 2, 2), (3, 3, 2, 2)])
 def test_gradients_of_gradients(shape, many, monkeypatch):
-    if many:  # the products of 16 bits, in double
+    if many:  # as in 16 bits, but in double precision
         monkeypatch.setattr(small_images, "_weight_by_product", lambda x, weight: True)
     inputs = operands(shape, torch.float64, count=2)
     assert torch.autograd.gradcheck(small_images._Convolution.apply, inputs)
@@ -79,7 +79,7 @@ def test_gradients_of_gradients(shape, many, monkeypatch):
 
 
 def net(seed=0):
-    """From 8x8 down to 1x1, with what must run as it is: a stride, groups, a dilation, a kernel of 1."""
+    """Return a network from 8x8 down to 1x1, with layers that must run unchanged: stride, groups, dilation, 1x1 kernel."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2),

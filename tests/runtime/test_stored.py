@@ -55,7 +55,7 @@ def test_logits_are_those_of_the_floats():
 
 
 def test_what_is_stored_is_what_a_tensor_holds():
-    """300 random writes and reads, compared with a tensor."""
+    """300 random writes and reads are compared with a tensor."""
     draws = torch.Generator().manual_seed(0)
     images, plain = Stored(EightBit(pixels())), pixels().float() / 255
     for _ in range(300):
@@ -79,7 +79,7 @@ def test_what_is_forgotten_cannot_be_read_and_leaves_room():
     with pytest.raises(RuntimeError, match="not to be kept"):
         images[torch.tensor([5, 0])]
     images[torch.arange(6, 11)] = torch.rand(5, 3, 5, 4)
-    assert images.end == 6, "five rows were free"
+    assert images.end == 6, "the five free rows are used again"
     assert torch.equal(images[[5]], kept)
     assert images.kept.tolist() == [False] * 5 + [True] * 7
     assert not images.clone().kept[0]
@@ -114,4 +114,4 @@ def test_memory_holds_the_eight_bits_alone():
         for n in (200, 4200)
     ]
     pixels = 4000 * 3 * 64 * 64
-    assert peaks[1] - peaks[0] < 1.7 * pixels, "float32 of either would be four times as much"
+    assert peaks[1] - peaks[0] < 1.7 * pixels, "float32 would take four times as much"

@@ -182,9 +182,7 @@ def test_a_body_beyond_the_limit_is_refused(start):
     answer = client.post(INFER, content=b"x" * 20_000)
     assert answer.status_code == 413
     assert "10485 are allowed" in answer.json()["error"]
-    assert (
-        client.post(INFER, content=(b"x" * 5000 for _ in range(4))).status_code == 413
-    )  # that does not say how long it is
+    assert client.post(INFER, content=(b"x" * 5000 for _ in range(4))).status_code == 413  # a body of unknown length
     assert refusals(client) == {"size": 2}
     assert service.held == 0
 
@@ -233,13 +231,13 @@ def test_a_full_queue_says_when_to_try_again(start):
     for thread in threads:
         thread.join()
     statuses = sorted(answer.status_code for answer in found)
-    assert statuses == [200, 200] + [503] * 6  # one is computed, one waits
+    assert statuses == [200, 200] + [503] * 6  # one request is computed, one waits
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in found if answer.status_code == 503)
     assert refusals(client) == {"busy": 6}
 
 
 def test_no_request_is_written_out_to_be_answered(start, monkeypatch):
-    """A deque's error about a missing element would format the element, with all its pixels."""
+    """The error of a deque about a missing element would format the element with all its pixels."""
     written = []
     monkeypatch.setattr("robustcls.serving.queue.Job.__repr__", lambda job: written.append(job) or "job")
     client, _ = start()

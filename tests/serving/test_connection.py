@@ -242,7 +242,7 @@ def test_a_client_that_reads_nothing_is_ended(service):
     images = some_images(2000)
     body, headers = binary_request(images)
     asked = json.loads(body[: int(headers["Inference-Header-Content-Length"])])
-    del asked["parameters"]  # answers as JSON, which are long
+    del asked["parameters"]  # answers in JSON, which are long
     start = json.dumps(asked).encode()
     request = head(length=len(start) + images.nbytes, more=f"Inference-Header-Content-Length: {len(start)}\r\n") + start
     with connected(service) as connection:
@@ -276,12 +276,12 @@ def test_a_full_service_refuses_before_the_body_and_keeps_the_connection(artefac
         [worker] = service.workers()
         os.kill(worker, signal.SIGSTOP)
         held = []
-        for _ in range(2):  # one that is computed, and one that waits
+        for _ in range(2):  # one request is computed, one waits
             held.append(stack.enter_context(connected(service)))
             held[-1].sendall(head() + BODY)
             time.sleep(0.3)
         with connected(service) as connection:
-            connection.sendall(head())  # the body is still to come
+            connection.sendall(head())  # the body follows later
             [(status, headers, body)] = answers(connection)
             assert status == 503
             assert int(headers["retry-after"]) >= 1
@@ -367,4 +367,4 @@ def test_many_clients_that_connect_anew_lose_nothing_by_a_drain(artefact):
             thread.join(60)
         assert service.child.wait(30) == 0
     assert {found[0][0] for found in done if found} == {200}
-    assert len(lost) + sum(not found for found in done) <= len(threads)  # one each in the moment of the end
+    assert len(lost) + sum(not found for found in done) <= len(threads)  # at most one per client at shutdown

@@ -17,8 +17,8 @@ from tests.helpers.image_files import SIZES, damaged_files, picture, saved, soun
 
 SOUND, DAMAGED = sound_files(), damaged_files()
 FORMATS = formats()
-UNSCALED = ("tiff-float-too-large", "tiff-signed")  # whose values do not say which is white
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged files
+UNSCALED = ("tiff-float-too-large", "tiff-signed")  # which value is white is unknown
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's warnings about damaged files
 
 
 def sent(content, form):
@@ -41,7 +41,7 @@ def in_folder(content, form, path):
 
 
 def forms(content):
-    """Its own size, which takes the shortest way, and another; grey and colour."""
+    """Return the size of the image itself, which needs no resizing, and another size, each in colour and grey."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,7 +75,7 @@ def test_a_damaged_file_gives_the_same_pixels_or_is_refused_in_both(name, tmp_pa
 
 
 def test_torchvisions_jpeg_decoder_gives_the_pixels_of_pillow_or_none():
-    """Of JPEGs of many sizes and options, and of cut and overwritten ones, whose damage Pillow may not notice."""
+    """This covers JPEGs of many sizes and options, and truncated or overwritten ones, whose damage Pillow may not notice."""
     draws, compared = numpy.random.default_rng(0), 0
     files = [content for name, content in SOUND.items() if name.startswith("jpeg")]
     for seed in range(40):

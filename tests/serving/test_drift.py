@@ -20,7 +20,7 @@ def reference(probabilities):
 
 
 def outputs(rng, n, scale=3.0, shift=0.0):
-    """Softmax outputs of a classifier that is surer or less sure."""
+    """Return softmax outputs of a classifier that is more or less confident."""
     logits = scale * rng.standard_normal((n, K))
     logits[:, 0] += shift
     shares = numpy.exp(logits - logits.max(1, keepdims=True))
@@ -31,12 +31,12 @@ def test_the_statistic_is_kolmogorovs_and_smirnovs():
     rng = numpy.random.default_rng(0)
     before, after = outputs(rng, 20_000), outputs(rng, WINDOW, shift=1.0)
     expected = [ks_2samp(after[:, label], before[:, label]).statistic for label in range(K)]
-    numpy.testing.assert_allclose(reference(before).distances(after), expected, atol=0.005)  # of 101 quantiles
+    numpy.testing.assert_allclose(reference(before).distances(after), expected, atol=0.005)  # by 101 quantiles
 
 
 def test_values_that_repeat_are_no_drift():
     saturated = numpy.zeros((WINDOW, K))
-    saturated[numpy.arange(WINDOW), numpy.arange(WINDOW) % K] = 1  # as of a network that is always certain
+    saturated[numpy.arange(WINDOW), numpy.arange(WINDOW) % K] = 1  # a network that is always certain
     assert reference(saturated).distances(saturated).max() < 0.02
     assert reference(saturated).distances(numpy.roll(saturated, 1, 0)).max() < 0.02
     other = numpy.zeros((WINDOW, K))

@@ -57,7 +57,7 @@ def test_names_that_would_have_one_address_are_refused(tmp_path):
     with pytest.raises(InputError, match="'a_b' and 'a b' would have the same URL"):
         check_names([f"a_b={other}", str(one)])
     check_names([str(one), f"other={other}"])
-    check_names([str(one), str(one)])  # two versions of one name
+    check_names([str(one), str(one)])  # versions of a model may share a name
 
 
 def test_the_command_refuses_them_with_status_2(tmp_path):

@@ -49,7 +49,7 @@ def pid(service):
 def test_what_was_accepted_is_answered_after_the_process_was_killed(artefact):
     async def act(service):
         first = pid(service)
-        os.kill(first, signal.SIGSTOP)  # so that it certainly has the requests in hand
+        os.kill(first, signal.SIGSTOP)  # so that the requests are surely in this process
         answers = [ask(service, seed=seed) for seed in range(20)]
         await asyncio.sleep(0.2)
         os.kill(first, signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_an_artefact_that_was_changed_while_it_was_served_is_not_started_again(t
     async def act(service):
         before = await ask(service)
         (folder / "model.onnx").write_bytes(b"changed")
-        assert (await ask(service) == before).all()  # what was loaded is still what the version says
+        assert (await ask(service) == before).all()  # the loaded model is still that of the version
         os.kill(pid(service), signal.SIGKILL)
         queue = service.queues[0]
         while not queue.broken:

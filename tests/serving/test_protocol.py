@@ -143,7 +143,7 @@ def test_parameters_that_are_null_are_absent():
 
 
 def data_of(text, datatype="FP32", shape=(1, *SIZE)):
-    """A request with this text as its `data`."""
+    """Return a request with this text as its `data`."""
     head = json.dumps({"name": "images", "datatype": datatype, "shape": list(shape)})
     return b'{"inputs": [' + head[:-1].encode() + b', "data": ' + text + b"}]}"
 
@@ -164,7 +164,7 @@ MANY = 300_000
     ids=["flat", "empty lists", "lists of one", "one list", "files", "more files than are taken"],
 )
 def test_lengths_are_compared_before_a_value_is_looked_at(content, words, monkeypatch):
-    """A huge request costs no more memory than its JSON: no array is made and no file decoded."""
+    """A huge request takes no more memory than its JSON, because no array is made and no file is decoded."""
 
     def costly(*_, **__):
         raise AssertionError("an array, or base64, of what the shape does not allow")
@@ -180,7 +180,7 @@ def test_a_text_among_values_takes_no_more_memory_than_itself():
     try:
         with pytest.raises(Refused, match="that are not numbers"):
             parse(data_of(b'["' + b"x" * MANY + b'"' + b', ""' * 431 + b"]"), None, SIZE)
-        assert tracemalloc.get_traced_memory()[1] < 10 * MANY  # numpy makes each as long as the longest: 4 * 432 * MANY
+        assert tracemalloc.get_traced_memory()[1] < 10 * MANY  # numpy would take 4 * 432 * MANY
     finally:
         tracemalloc.stop()
 
@@ -285,4 +285,4 @@ def test_ten_thousand_mutated_bodies_are_read_or_refused():
             outcomes["refused"] += 1
             lines += refused.message.count("\n")
     assert not lines
-    assert min(outcomes.values()) > 100  # both happen
+    assert min(outcomes.values()) > 100  # both outcomes occur

@@ -119,7 +119,8 @@ def test_what_build_is_given_is_checked(artefact):
 @needs_ray
 @pytest.mark.slow
 def test_replicas_follow_the_load_and_no_request_fails(artefact):
-    """1 to 2 to 1 replicas; then SIGTERM: unready, still answering, status 0."""
+    """The number of replicas goes from 1 to 2 to 1. After SIGTERM, the service is not ready, but still answers; the exit status
+    is 0."""
     body, headers = binary_request(some_images(1))
     statuses = []
     clients = [threading.Event() for _ in range(8)]

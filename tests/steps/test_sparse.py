@@ -19,7 +19,7 @@ SHAPES = [(16, 1, 3, 3), (32, 16, 3, 3), (64, 32, 3, 3), (10, 64)]
 
 
 def by_bisection(shapes, density):
-    """Weights of each layer, all in proportion to the sums of their sides, as far as a layer has them."""
+    """Return the number of weights per layer: proportional to the sum of the layer's dimensions, at most as many as it has."""
     sizes = [math.prod(shape) for shape in shapes]
     low, high = 0.0, float(sum(sizes))
     for _ in range(200):
@@ -71,7 +71,7 @@ def test_weights_momenta_average_and_checkpoint_have_the_density_that_was_asked_
     best = torch.load(run.folder / "ckpt.pt", weights_only=True)["state_dict"]
     left = sum(int(best[name.removeprefix("net.")].count_nonzero()) for name in weights)
     assert 0.19 < left / total <= 0.2001
-    found = run.state.history[-1].parts["density"]  # measured on the weights, over the epoch
+    found = run.state.history[-1].parts["density"]  # measured on the weights during the epoch
     assert 0.19 < found <= 0.2001
 
 
@@ -94,7 +94,7 @@ def test_the_number_of_exchanged_weights_falls_with_a_cosine(share, make_run):
     seen = []
     fit(run, lambda run: seen.append({name: mask.clone() for name, mask in masks_of(run).items()}))
     kept = {name: int(mask.sum()) for name, mask in seen[0].items()}
-    for number, (one, other) in enumerate(itertools.pairwise(seen), 1):  # of 10 updates
+    for number, (one, other) in enumerate(itertools.pairwise(seen), 1):  # in 10 updates
         now = share * 0.5 * (1 + math.cos(math.pi * (number + 0.5) / len(seen))) if number % 2 == 0 else 0
         for name, mask in one.items():
             gone = min(int(now * kept[name]), mask.numel() - kept[name])
@@ -133,7 +133,7 @@ def test_an_update_is_that_of_sgd_on_what_is_not_0(make_run):
     momenta = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for name, mask in masks.items():
         size, (small, large) = model.get_parameter(name).detach().abs(), (~mask, mask)
-        assert mask.all() or size[large].min() >= size[small].max()  # at first the largest stay
+        assert mask.all() or size[large].min() >= size[small].max()  # at first, the largest weights stay
         model.get_parameter(name).data.mul_(mask)
     for _ in range(2):
         model.zero_grad()

@@ -24,7 +24,7 @@ def test_free_is_the_papers_loop(make_run):
     optimizer.param_groups[0]["weight_decay"] = run.config.weight_decay
     model.train()
     delta, eps = torch.zeros_like(x), run.threat.eps
-    for _ in range(2):  # two batches: the second starts with the first's perturbation
+    for _ in range(2):  # two batches: the second starts with the perturbation of the first
         for _ in range(3):
             x_adv = (x + delta).clamp(0, 1).requires_grad_()
             optimizer.zero_grad()
@@ -67,7 +67,7 @@ def test_awp_updates_by_the_gradient_at_worse_weights(make_run):
     ):
         assert torch.allclose(p, start - 0.05 * 1.9 * q.grad, atol=1e-5), name  # Nesterov's first step: 1 + momentum
     counts = {m.num_batches_tracked.item() for m in run.state.model.modules() if isinstance(m, nn.BatchNorm2d)}
-    assert counts == {1}  # the first pass left BatchNorm alone
+    assert counts == {1}  # the first pass does not update BatchNorm
 
 
 def copy_buffers(target, source):

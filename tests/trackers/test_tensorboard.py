@@ -20,7 +20,7 @@ CONFIG = {"adv": "pgd(steps=2)", "lr": 0.1, "track": ("tensorboard",), "limit_tr
 
 @pytest.fixture
 def track(tmp_path):
-    """Make the tracker of a run that starts or resumes at a step."""
+    """Return a function that makes the tracker of a run that starts or resumes at a step."""
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     return lambda start=0: plugins.load("tracker", "tensorboard")(tmp_path, CONFIG, start)
 
@@ -32,7 +32,8 @@ def read(folder):
 
 
 def configurations(folder):
-    """By step, as TensorBoard's own loader reads them; EventAccumulator does not purge texts."""
+    """Return the configurations by step, read by TensorBoard's own loader, because the usual EventAccumulator does not purge
+    texts."""
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard")).Reload().Tensors("config/text_summary")
@@ -127,7 +128,7 @@ def test_tensorboard_gets_scalars_and_images(make_run):
     assert [event.value for event in events.Scalars("parts/kl")] == pytest.approx(
         [r.parts["kl"] for r in run.state.history]
     )
-    (image,) = events.Images("adversarial")  # of the second epoch of three
+    (image,) = events.Images("adversarial")  # from the second epoch of three
     assert image.step == 320
     pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)), np.float32) / 255
     assert pixels.shape == (3 * 10 + 2, 8 * 10 + 2, 3)  # clean, adversarial, difference: eight of each, with borders

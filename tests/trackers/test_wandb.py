@@ -30,7 +30,7 @@ for start in (0, 160):
 def _bare_environment(monkeypatch, tmp_path_factory):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # no key, no cache of the machine's user
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # no API key and no cache of the user
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # so that the tracker does not set it for pytest's process
 
 
@@ -44,7 +44,7 @@ def test_an_offline_run_goes_on_under_its_id_without_a_word_or_a_network(tmp_pat
     trace, folder = tmp_path / "trace", tmp_path / "run"
     tracer = [shutil.which("strace"), "-f", "-qq", "-e", "trace=connect", "-o", str(trace)]
     if not tracer[0] or subprocess.run([*tracer, "true"], capture_output=True).returncode:
-        tracer = []  # then the network alone goes unchecked
+        tracer = []  # then network access is not checked
     done = subprocess.run([*tracer, sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (identity,) = (folder / "wandb" / "run-id").read_text().split()
@@ -57,7 +57,7 @@ def test_an_offline_run_goes_on_under_its_id_without_a_word_or_a_network(tmp_pat
         assert len(list(log.parent.glob("files/media/images/adversarial_*.png"))) == 1
     if tracer:
         calls = [line for line in trace.read_text().splitlines() if "connect(" in line]
-        assert any("AF_UNIX" in call for call in calls)  # wandb's own process
+        assert any("AF_UNIX" in call for call in calls)  # the process of wandb
         assert not [call for call in calls if "AF_INET" in call]
 
 

@@ -37,7 +37,7 @@ def test_the_average_in_closed_form(decay):
     for t, weight in enumerate(steps):
         expected = expected + (1 - decays[t]) * math.prod(decays[t + 1 :]) * weight
     assert torch.allclose(ema.model.weight, expected, rtol=1e-6)
-    assert ema.model.mean.item() == 5  # buffers are the latest
+    assert ema.model.mean.item() == 5  # buffers have their latest values
     assert ema.model.seen.item() == 6
     assert (ema.updates, ema.model.weight.requires_grad) == (6, False)
     assert torch.equal(net.weight, steps[-1])
@@ -70,13 +70,13 @@ def test_swa_is_the_plain_mean_from_its_start_on(adv, make_run):
     assert ends == [(0, False, 0), (0, False, 0), (1, True, 5), (2, True, 10)]
     for name, p in run.state.average.model.named_parameters():
         assert torch.allclose(p, (trained[2][name] + trained[3][name]) / 2, atol=1e-7), name
-    # The forwards are those of the objective, on draws that training did not see.
+    # The forward passes are those of the objective, on augmented images that training did not use.
     anew = [x for stream, x in own if stream is not None]
     for x, forward in zip(anew, seen, strict=True):
         assert (x - forward).abs().max().item() <= (0.15 + 1e-6 if adv == "fgsm" else 0)
         assert torch.equal(x, forward) == (adv == "none")
     assert not any(torch.equal(x, y) for x in anew for stream, y in own if stream is None)
-    # BatchNorm's statistics: the mean over the forwards of each one's mean and unbiased variance, by hand.
+    # By hand, the BatchNorm statistics are the means, over the passes, of each pass's mean and unbiased variance.
     model, inputs = copy.deepcopy(run.state.average.model).train(), {}
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name, module in norms.items():
@@ -112,5 +112,5 @@ def test_before_its_start_the_raw_model_is_validated_and_saved(make_run, monkeyp
 
     fit(run, on_epoch=on_epoch)
     raw, average = run.state.model, run.state.average.model
-    assert validated == [raw, average, average]  # 2 > 0.6 * 3
+    assert validated == [raw, average, average]  # SWA starts with epoch 2 > 0.6 * 3
     assert same(saved, expected)

@@ -47,7 +47,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     with pytest.raises(SystemExit, match="0"):
         main(["train", *flags, "--out", str(straight), "--quiet"])
     weights, whole = ((straight / name).stat().st_size for name in ("ckpt.pt", "last.pt"))
-    assert whole > 2 * weights  # the first last.pt has no moments yet, and fits
+    assert whole > 2 * weights  # the first last.pt has no moments yet, so it fits
     done = python(FULL.format(limit=(weights + whole) // 2, flags=flags, threads=torch.get_num_threads()), tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stdout == ""

@@ -19,7 +19,7 @@ def test_a_compiled_run_trains_to_nearly_the_same_weights(make_run):
         run = make_run(f"{compiled}", **TINIEST, compile=compiled, epochs=1, adv="fgsm")
         fit(run)
         states.append(torch.load(run.folder / "ckpt.pt", weights_only=True))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # it was compiled indeed
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # the model was compiled
     plain, fast = (content["state_dict"] for content in states)
     start = tiny_net(10, (1, 8, 8)).state_dict()
     assert list(plain) == list(fast) == list(start)

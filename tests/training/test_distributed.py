@@ -92,7 +92,7 @@ def test_torchrun_trains(tmp_path):
         "-m", "robustcls", "train", *TINY, "--step", "awp(warmup=0.2)", "--ema", "0.9", "--out", "run", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("best epoch") == 1  # one process speaks
+    assert done.stdout.count("best epoch") == 1  # only one process prints
     assert "2 processes, 16 images each" in done.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "ckpt.pt",
@@ -103,7 +103,7 @@ def test_torchrun_trains(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
-    assert rows[1]["val_clean"] * 40 == pytest.approx(round(rows[1]["val_clean"] * 40), abs=1e-9)  # of all 40 images
+    assert rows[1]["val_clean"] * 40 == pytest.approx(round(rows[1]["val_clean"] * 40), abs=1e-9)  # on all 40 images
 
 
 def test_a_restart_of_torchrun_goes_on_by_itself_to_the_same_end(tmp_path):

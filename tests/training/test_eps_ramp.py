@@ -27,14 +27,14 @@ def test_radius_by_share(make_run):
     total = run.config.epochs * run.state.num_batches
     for share, expected in ((0, 0.0), (0.1, 0.0), (0.4, EPS / 2), (0.5, 0.75 * EPS), (0.6, EPS), (0.99, EPS)):
         assert at(run, share).threat.eps == pytest.approx(expected, abs=1.5 * EPS / total / 0.4), share
-    assert run.threat.eps == EPS  # of validation, and of the checkpoint
+    assert run.threat.eps == EPS  # for validation and the checkpoint
 
 
 @pytest.mark.parametrize(("adv", "reach"), [("fgsm", 1.0), ("pgd(steps=1, step_size=0.02, random_start=False)", 0.2)])
 def test_the_attacks_step_shrinks_with_the_radius(adv, reach, make_run):
     run = make_run(**RAMP, adv=adv)
     x, y = first_batch(run)
-    inside = x.clamp(0.3, 0.7)  # nothing is cut off by the box
+    inside = x.clamp(0.3, 0.7)  # the box cuts nothing off
     for share in (0.1, 0.3, 0.5, 0.9):
         state = at(run, share)
         state.seed(1)
@@ -43,7 +43,7 @@ def test_the_attacks_step_shrinks_with_the_radius(adv, reach, make_run):
 
 
 def test_before_it_grows_training_is_clean_training(make_run):
-    """To the bit, with no pass for an attack; what is called robust is not measured."""
+    """The weights are equal bit for bit, and robust accuracy on training images is not measured."""
     grown, clean = make_run(**RAMP, adv="pgd"), make_run(**{**RAMP, "eps_ramp": None}, adv="none", objective="standard")
     x, y = first_batch(grown)
     for run in (grown, clean):
@@ -68,7 +68,7 @@ def test_without_it_the_threat_is_the_runs_own(make_run):
 
 
 def test_steps_with_examples_of_their_own_follow_it(make_run):
-    """Free training projects onto the ball of the batch."""
+    """Free training projects onto the ball of the current radius."""
     run = make_run(**RAMP, step="free(replays=2)")
     x, y = first_batch(run)
     for share in (0.1, 0.4, 0.9):
@@ -94,8 +94,8 @@ def test_it_needs_an_attack():
 @pytest.mark.parametrize(
     ("ramp", "losses", "warned"),
     [
-        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], []),  # as the radius grows
-        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.2, 1.6, 1.5, 1.4], [8]),  # later, too
+        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], []),  # rises with the radius
+        ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.2, 1.6, 1.5, 1.4], [8]),  # also rises later
         (None, [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], [3]),
     ],
 )
@@ -106,4 +106,4 @@ def test_a_loss_that_rises_with_the_radius_is_no_warning(ramp, losses, warned, m
         run.state.history.append(Epoch(number, 0.1, loss, None, None, None, None, None, 1.0, 1.0))
         epochs += [number] if "the training loss rose" in _warn(run) else []
     assert epochs == warned
-    assert bool(first_rise(run.state.settled_epochs)) == bool(warned)  # what the end of a run says
+    assert bool(first_rise(run.state.settled_epochs)) == bool(warned)  # for the end of the run

@@ -1,4 +1,4 @@
-"""Certified training: the radius of the bounds grows during the run; models that cannot be bounded are refused at the start."""
+"""Certified training: the radius of the bounds grows during the run, and models that cannot be bounded are refused."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ IBP = {**SMALL, "objective": "ibp(alpha=0.5, warmup=0.2, ramp=0.5)", "adv": "fgs
 
 
 def objective_with_state(model, x, y, attack, *, state):
-    """Record how much of the run is done."""
+    """An objective that records how much of the run is done."""
     logits = model(x)
     return Loss(torch.nn.functional.cross_entropy(logits, y), logits, parts={"done": torch.tensor(state.share_done)})
 
@@ -22,7 +22,7 @@ def objective_with_state(model, x, y, attack, *, state):
 def test_an_objective_with_the_keyword_state_sees_how_much_of_the_run_is_done(make_run):
     run = make_run(**SMALL, objective="tests.training.test_ibp_in_runs:objective_with_state", adv="fgsm")
     fit(run)
-    # Batches of an epoch in the middle of it, on average.
+    # The mean over the batches of an epoch is the middle of the epoch.
     assert [row.parts["done"] for row in run.state.history] == pytest.approx([0.25, 0.75], abs=1e-6)
 
 
@@ -37,7 +37,7 @@ def test_the_bounds_grow_with_the_run(make_run):
         loss = run.state.objective(run.state.model, x, y, run.state.attack)
         found.append(loss.parts["certified"].item())
         clean = loss.parts["attacked"].item()
-    assert found[0] == pytest.approx(clean, abs=1e-5)  # at radius 0
+    assert found[0] == pytest.approx(clean, abs=1e-5)  # the radius is 0
     assert clean < found[1] < found[2]
 
 
@@ -67,14 +67,14 @@ def test_where_the_loss_is_no_number_ibp_says_what_helps_beside_the_learning_rat
 def test_losses_are_compared_once_the_bounds_have_their_full_radius(make_run):
     run = make_run(**{**IBP, "epochs": 10})
     run.state.history = [Epoch(n, 0.1, 1.0, None, None, None, None, None, 1.0, 1.0) for n in range(1, 11)]
-    assert [one.epoch for one in run.state.settled_epochs] == [8, 9, 10]  # 0.2 of the run and 0.5 of it
+    assert [one.epoch for one in run.state.settled_epochs] == [8, 9, 10]  # full radius after 0.2 + 0.5 of the run
     other = make_run(**{**IBP, "objective": "ibp(warmup=0.1, ramp=0)", "epochs": 10})
     other.state.history = run.state.history
     assert [one.epoch for one in other.state.settled_epochs] == list(range(2, 11))
 
 
 def test_the_radius_of_bounds_does_not_follow_that_of_the_attack(make_run):
-    """Both may grow, each by its own shares of the run: at 0 for the attack the bounds have theirs."""
+    """Both may grow, each during its own part of the run: while the attack has radius 0, the bounds have a larger one."""
     plain, ramped = make_run(**IBP), make_run(**IBP, eps_ramp="0.8-0.9")
     found = []
     for run in (plain, ramped):

@@ -26,7 +26,7 @@ def batch_of(run, count=16):
 
 
 def seen_by(run, model, x, y, **options):
-    """The attack, and the models that it was made on."""
+    """Return the adversarial images, and the models that the attack was run on."""
     inner, seen = run.state.inner.function, []
 
     def spy(attacked, *arguments, **more):
@@ -79,7 +79,7 @@ def test_a_model_without_a_twin_is_attacked_itself_and_left_as_it_was(make_run):
 
 @traits(reference=True)
 def squared(logits, reference):
-    """A divergence of the user's own."""
+    """A divergence defined by the user."""
     return (logits - reference).square().sum(1)
 
 
@@ -119,18 +119,18 @@ def test_a_divergence_needs_an_attack_that_can_take_it(options):
             InnerAttack(spec, "mine", THREAT)(torch.nn.Flatten(), x, y, generator=torch.Generator(), **options)
 
 
-# Plug-ins of one's own are known by their traits
+# The user's own plug-ins are recognised by their traits
 
 
 @traits(attacks=False)
 def plain(model, x, y, attack):
-    """An objective that makes no attack."""
+    """An objective that does not attack."""
     logits = model(x)
     return Loss(cross_entropy(logits, y).mean(), logits)
 
 
 def pulled(model, x, y, attack):
-    """As CONTRIBUTING has it: away from the model's own clean prediction."""
+    """An objective as in CONTRIBUTING, whose attack moves away from the model's own clean prediction."""
     x_adv = attack(model, x, y, loss=kl)
     clean, attacked = model(x), model(x_adv)
     return Loss(cross_entropy(clean, y).mean() + kl(attacked, clean).mean(), attacked, seen="adversarial")
@@ -138,7 +138,7 @@ def pulled(model, x, y, attack):
 
 @traits(makes_examples=True)
 def noisy(run, x, y, *, scale: float = 0.5):
-    """A step that makes its own examples, and keeps something."""
+    """A step that makes its own examples and keeps a tensor in the state of the run."""
     delta = scale * run.threat.eps * torch.ones_like(x)
     run.state["delta"] = delta * run.share_done
     loss = run.gradient(x, y, lambda *_, **__: run.threat.project(x + delta, x))
@@ -147,7 +147,7 @@ def noisy(run, x, y, *, scale: float = 0.5):
 
 
 def twice(run, x, y):
-    """A step, `(run, x, y)`, that attacks with what it is given."""
+    """A step with the signature `(run, x, y)`, which uses the attack of the run."""
     for _ in range(2):
         loss = run.gradient(x, y, run.attack)
         run.update()

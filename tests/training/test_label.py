@@ -26,7 +26,7 @@ def train(out, **options):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A teacher that was trained on 100 digits, and its labels of the others."""
+    """Train a teacher on 100 digits and save its labels of the other digits; return the folder."""
     home = tmp_path_factory.mktemp("home")
     train(home / "teacher")
     label_spec(str(home / "teacher" / "ckpt.pt"), home / "labels.npz", LabelConfig(arch=SMALL["arch"], quiet=True))
@@ -72,7 +72,7 @@ def test_a_model_that_gives_no_class():
 
 
 def test_pseudo_labels_help_and_permuted_ones_hurt(home):
-    """Self-training with the labels of a teacher is no worse than the 100 labels alone; permuted, they teach nothing."""
+    """A student learns from the labels of a teacher, and much less from the same labels in a permuted order."""
     made = PseudoLabels.load(home / "labels.npz")
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(0))
     PseudoLabels(made.labels[order], *list(vars(made).values())[1:]).save(home / "permuted.npz")
@@ -115,7 +115,7 @@ def test_a_run_with_pseudo_labels_goes_on(home, tmp_path):
 
 
 def test_without_unlabelled_images_a_run_is_what_it_was(tmp_path, monkeypatch):
-    """The mean over labelled images, where all are labelled, is the mean: bit for bit to the end of a run."""
+    """If all images are labelled, the mean over labelled images is the plain mean, and runs end bit-equal."""
     ends = []
     for name in ("now", "before"):
         if name == "before":
@@ -129,7 +129,7 @@ def test_without_unlabelled_images_a_run_is_what_it_was(tmp_path, monkeypatch):
     assert not same(ends[0], ends[1])
 
 
-# Labels of -100 in Python
+# The label -100 in Python
 
 
 def test_images_without_a_label_beside_others(tmp_path):

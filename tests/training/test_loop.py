@@ -92,16 +92,16 @@ def test_the_attack_sees_current_weights_and_leaves_the_model_alone(make_run):
     probe = next(iter(run.batches()))
     for _ in range(3):
         run.state.step(run.state, *probe)
-    assert not torch.allclose(seen[0], seen[2], atol=1e-3)  # the weights did move between the attacks
+    assert not torch.allclose(seen[0], seen[2], atol=1e-3)  # the weights changed between the attacks
     counts = [
         module.num_batches_tracked.item() for module in run.state.model.modules() if isinstance(module, nn.BatchNorm2d)
     ]
-    assert set(counts) == {3}  # one pass in training mode a step: that of the objective
+    assert set(counts) == {3}  # one pass in training mode per step, by the objective
 
 
 @pytest.mark.parametrize(
     ("adv", "best"),
-    [("fgsm", 3), ("none", 4)],  # robust accuracy first, clean breaks the tie; without an attack the other way about
+    [("fgsm", 3), ("none", 4)],  # robust accuracy decides, clean breaks ties; without an attack, the reverse
 )
 def test_the_checkpoint_is_the_best_epoch(adv, best, make_run, monkeypatch):
     run = make_run(adv=adv, epochs=4)
@@ -156,7 +156,7 @@ def test_a_loss_that_is_nan_in_the_first_epoch_leaves_no_checkpoint(make_run):
 
 
 def test_epochs_that_are_not_validated_are_neither_selected_nor_watched(make_run):
-    """And those that are, on the same images, tell what they tell when all are."""
+    """Epochs that are validated give the same results as in a run where all epochs are validated."""
     rare, every = (make_run(name, **SMALL, adv="fgsm", epochs=5, val_every=n) for name, n in (("a", 2), ("b", None)))
     saved = []
     fit(rare, on_epoch=lambda row: saved.append((rare.folder / "ckpt.pt").exists()))

@@ -15,7 +15,7 @@ class Reading(AssertionError):
 
 
 class NoReading(TorchDispatchMode):
-    """Raises where values decide what happens next: on the host, or for the shape of a result."""
+    """Raises an error where values of a tensor are read on the host, or decide the shape of a result."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._overloadpacket.__name__

@@ -31,7 +31,7 @@ def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
 
 
 @every_combination
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # fp16's scaler waits where the optimizer is not fused
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # the scaler of fp16 waits if the optimizer is not fused
 def test_nothing_inside_a_step_waits_for_the_device(objective, step, precision, make_run):
     adv = "none" if objective == "standard" else "pgd(steps=2)"
     augment = "crop_flip(pad=1)+cutout(size=2)+color_jitter"
@@ -63,7 +63,7 @@ def test_what_a_replayed_twin_gave_is_not_overwritten(make_run):
     run = make_run(cuda_graphs=True, precision="fp32", **TRAINED)
     plain = FusedModel(run.state.model)
     batches = list(zip(range(6), run.batches(), strict=False))
-    for _ in range(2):  # it is recorded in the first passes, then replayed
+    for _ in range(2):  # recorded in the first passes, then replayed
         with exact_fp32():
             found = [input_gradient(run.state.twins[run.state.model], x, y) for _, (x, y) in batches]
             expected = [input_gradient(plain, x, y) for _, (x, y) in batches]

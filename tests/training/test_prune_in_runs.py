@@ -68,7 +68,7 @@ def test_the_checkpoint_says_what_was_removed_and_is_a_model_like_any_other(sour
     model = robustcls.load(run.folder / "ckpt.pt", arch=SMALL["arch"])
     x, y = run.val.batch(slice(8))
     assert same(model.state_dict(), run.state.eval_model.state_dict())
-    torch.testing.assert_close(model(x), run.state.eval_model.eval()(x))  # another memory format may round otherwise
+    torch.testing.assert_close(model(x), run.state.eval_model.eval()(x))  # rounding depends on the memory format
     assert (robustcls.attack(model, x, y, "linf:0.1", "fgsm") - x).abs().max() <= 0.1 + 1e-6
     pytest.importorskip("onnxscript")
     assert robustcls.export(model, tmp_path / "artefact", calibration=x).manifest.pruning == FULL

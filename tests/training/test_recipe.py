@@ -8,7 +8,7 @@ from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.recipe import adapt, configure, cut
 
-FOLDER = {"data": "folder:pets", "lr": 0.1, "batch_size": 128}  # its recipe
+FOLDER = {"data": "folder:pets", "lr": 0.1, "batch_size": 128}  # values of its recipe
 
 
 def adapted(images, given=(), processes=1, **options):
@@ -21,7 +21,7 @@ def adapted(images, given=(), processes=1, **options):
 @pytest.mark.parametrize(
     ("images", "options", "batch", "rate"),
     [
-        (50_000, {}, 128, 0.1),  # the recipe as it stands
+        (50_000, {}, 128, 0.1),  # the recipe unchanged
         (1280, {}, 128, 0.1),
         (1279, {}, 32, 0.025),
         (324, {}, 16, 0.0125),
@@ -32,7 +32,7 @@ def adapted(images, given=(), processes=1, **options):
         (324, {"init": "w.pt", "freeze": "3"}, 16, 0.00125),
         (50_000, {"optimizer": "adamw"}, 128, 0.001),
         (324, {"optimizer": "adamw", "init": "w.pt"}, 16, 1.25e-5),
-        (1131, {"data": "digits", "batch_size": 64}, 64, 0.1),  # 17 updates an epoch
+        (1131, {"data": "digits", "batch_size": 64}, 64, 0.1),  # 17 updates per epoch
     ],
 )
 def test_batch_and_rate(images, options, batch, rate):
@@ -49,8 +49,8 @@ def test_what_is_given_is_taken_as_it_is():
     batch, rate, said = adapted(324, {"lr"}, lr=0.3)
     assert (batch, rate) == (16, 0.3)
     assert "lr" not in said
-    assert adapted(324, {"batch_size"}, batch_size=32)[:2] == (32, 0.025)  # the rate belongs to the batch
-    assert adapted(50_000, {"batch_size"}, batch_size=512)[:2] == (512, 0.1)  # and is not raised
+    assert adapted(324, {"batch_size"}, batch_size=32)[:2] == (32, 0.025)  # the rate is scaled with the batch size
+    assert adapted(50_000, {"batch_size"}, batch_size=512)[:2] == (512, 0.1)  # but is never raised
 
 
 def test_it_says_how_the_rate_came_about():
@@ -70,7 +70,7 @@ def test_a_cut_batch_has_equal_parts_of_two_images(images, parts):
 def test_it_is_cut_for_parts_and_processes():
     assert adapted(324, accumulate=3)[0] == 15
     assert adapted(324, accumulate=2, processes=8)[0] == 32
-    assert adapted(324, accumulate=128)[0] == 128  # no smaller one has such parts
+    assert adapted(324, accumulate=128)[0] == 128  # no smaller batch has 128 parts
 
 
 def test_auto_is_a_batch_like_others():
@@ -86,7 +86,7 @@ def test_rollback_needs_robust_accuracy():
 
 @pytest.fixture
 def trained(make_run):
-    """A checkpoint of a narrow network, trained on digits at another radius than theirs."""
+    """Return a checkpoint of a narrow network, trained on digits at another radius than that of the recipe."""
     run = make_run(
         arch="vgg11(width=0.0625)", data="digits(size=32)", eps="0.1", epochs=1, adv="fgsm", val_attack="none"
     )

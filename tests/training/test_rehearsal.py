@@ -16,9 +16,9 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
     monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
     began = clock()
     fit_epochs(run, began)
-    epoch = 0.25 * run.state.num_batches + 0.25 / 2  # an update takes a tick, and so does validation, each second time
+    epoch = 0.25 * run.state.num_batches + 0.25 / 2  # one tick per update, and one for validation every second epoch
     assert run.config.epochs == int((60 - (clock.now - began)) / epoch) == 42
-    assert run.config.val_every == 2  # 0.25 of 1.25 s are a fifth
+    assert run.config.val_every == 2  # 0.25 s is a fifth of 1.25 s
     assert run.config.minutes == 0
     assert (run.state.epoch, run.state.batch) == (0, 0)
     assert same(before, values_of(run.state.model))
@@ -33,10 +33,10 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
 @pytest.mark.parametrize(
     ("minutes", "given", "epochs", "every"),
     [
-        (2.0, None, 33, 3),  # 0.9 of 3.3 s: every third, 3.3 + 0.3 an epoch
+        (2.0, None, 33, 3),  # training takes 3.3 s, validation 0.9 s every third epoch
         (2.0, 1, 28, 1),
         (2.0, 9, 35, 9),
-        (0.5, None, 7, 1),  # of 7 or 8 epochs five are validated, so all
+        (0.5, None, 7, 1),  # at least five of 7 or 8 epochs are validated, so all are
         (0.01, None, 1, 1),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_rehearsal_finds_what_would_stop_the_run(options, make_run):
 
 
 def test_the_cost_is_of_as_many_updates_as_fit_and_of_making_their_batches(make_run, monkeypatch):
-    """An update takes 0.25 s, and its batch a second; of an epoch of 5 the first two warm up."""
+    """An update takes 0.25 s, and making its batch one second. Of the 5 updates of an epoch, the first two are for warm-up."""
     run = make_run(**TINIEST)
     assert run.state.num_batches == 5
     clock, batches = Clock(), run.batches

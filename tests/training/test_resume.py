@@ -22,7 +22,7 @@ def finish(run, *on_batch):
 
 
 def resumed(run, make_run):
-    """Another process goes on: nothing is left but the folder."""
+    """Return a run that continues as in another process: only the folder is left."""
     config, content = read_last(run.folder)
     assert config == run.config
     torch.manual_seed(12345)
@@ -33,7 +33,7 @@ def resumed(run, make_run):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, tiny_images):
-    """The run that nobody stopped."""
+    """Return a run that was not interrupted."""
     run = tiny_run(tmp_path_factory.mktemp("straight"), tiny_images, **OPTIONS)
     assert run.state.num_batches == BATCHES
     return finish(run)

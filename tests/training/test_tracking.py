@@ -40,7 +40,7 @@ NUMBERS = {
 
 
 class Memory:
-    """A tracker that remembers what it was told."""
+    """A tracker that records what it receives."""
 
     def __init__(self, folder, config, start):
         self.made, self.told = (folder, config, start), []
@@ -56,7 +56,7 @@ class Memory:
 
 @pytest.fixture
 def tracked(tmp_path, monkeypatch):
-    """Two trackers that remember, known by dotted names."""
+    """Return the tracking with two recording trackers, given by dotted names."""
     monkeypatch.setitem(sys.modules, "memories", SimpleNamespace(one=Memory, two=Memory))
     return Tracking(["memories:one", "memories:two"], tmp_path, {"lr": 0.1}, start=7, every=2)
 
@@ -93,7 +93,7 @@ def test_images_are_wanted_every_so_many_epochs(tracked):
 def test_without_trackers_nothing_happens(tmp_path):
     none = Tracking([], tmp_path / "run", {}, start=0)
     assert not none.wants_images(1)
-    none.images(1, None, None)  # not even looked at
+    none.images(1, None, None)  # the arguments are not used
     none.epoch(ROW, 1)
     none.close()
     assert not list(tmp_path.iterdir())
@@ -125,7 +125,7 @@ def test_the_trackers_are_plug_ins():
 
 # The picture: rows of 4x5 images, 2 pixels apart
 
-TOP, HEIGHT, WIDTH = 2, 6, 7  # where the first image begins; from one row, or column, to the next
+TOP, HEIGHT, WIDTH = 2, 6, 7  # start of the first image; distance between rows, and columns
 
 
 def cell(grid, row, column):

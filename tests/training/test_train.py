@@ -52,7 +52,7 @@ def test_tensors_and_a_module_of_ones_own(digits, tmp_path):
 
 
 def test_a_function_and_images_are_taken_as_specs_are(digits, tmp_path):
-    task = {"given": {"lr", "batch_size"}}  # which belong to a data set's recipe, and these images have none
+    task = {"given": {"lr", "batch_size"}}  # a recipe would set these, and images have none
     spec = {"data": "digits(size=8)", "limit_train": 160, "arch": "tests.helpers.tiny_run:small_cnn", "lr": 0.05}
     by_spec = train(options(tmp_path / "a", **spec), **task)
     images = load_training_data("digits(size=8)", limit_train=160)
@@ -134,7 +134,7 @@ def test_without_options_or_a_run_there_is_nothing_to_train():
         train()
 
 
-# The process is left as it was
+# The process is unchanged
 
 
 def dropout_net(num_classes, input_size):
@@ -152,13 +152,13 @@ def test_the_random_streams_of_the_caller_are_left_alone(digits, tmp_path):
     assert [row.train_loss for row in first.history] == [row.train_loss for row in second.history]
     torch.manual_seed(5)
     minutes = options(tmp_path / "c", minutes=0.01, epochs=None)
-    with begin(minutes, data=digits[1], arch=dropout_net, dry_run=True):  # measures its speed
+    with begin(minutes, data=digits[1], arch=dropout_net, dry_run=True):  # measures the speed
         assert not (tmp_path / "c").exists()
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_thread_trains_without_signal_handlers(digits, tmp_path):
-    """Python lets only the main thread set them; a server or a notebook may train in another."""
+    """Python lets only the main thread set signal handlers, but a server or a notebook may train in another thread."""
     found = []
 
     def work():

@@ -22,12 +22,12 @@ PLAIN = {"augment": "none", "epochs": 1}
 
 
 def moved(before, model):
-    """The names of parameters and buffers that are no longer what they were, bit for bit."""
+    """Return the names of parameters and buffers that have changed in any bit."""
     return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
 def parts_of(model):
-    """Names of the tensors of the head, and of all others but the normalisation."""
+    """Return the names of the tensors of the head, and those of all others but the normalisation."""
     name, _ = head_of(model.net, len(model.classes))
     head = {key for key in model.state_dict() if key.startswith(f"net.{name}.")}
     return head, {key for key in model.state_dict() if key.startswith("net.")} - head
@@ -35,7 +35,7 @@ def parts_of(model):
 
 @pytest.fixture
 def source(make_run):
-    """A checkpoint of ours, one epoch old."""
+    """Return a checkpoint of a run of one epoch."""
     run = make_run("source", **PLAIN, adv="none", seed=3)
     fit(run)
     return run.folder / "ckpt.pt"
@@ -51,7 +51,7 @@ def test_a_run_begins_where_a_checkpoint_ended(source, make_run):
     with torch.no_grad():
         assert torch.allclose(
             run.state.twins[run.state.model](x), taken(x), atol=1e-5
-        )  # attacks see these weights from the first batch on
+        )  # attacks use these weights from the first batch on
     fresh = make_run("fresh", **PLAIN)
     assert moved(values_of(taken), fresh.state.model)
 
@@ -76,12 +76,12 @@ def test_a_frozen_backbone_stays_as_it_was_and_the_head_learns(options, source, 
     assert sum("running_" in key for key in backbone) == 26
     fit(run)
     assert moved(before, run.state.model) == head
-    assert moved(before, run.state.eval_model) == head  # of the average, too
+    assert moved(before, run.state.eval_model) == head  # also in the average
     assert moved(before, robustcls.load(run.folder / "ckpt.pt")) == head
 
 
 def test_the_first_layers_alone_stay(make_run):
-    run = make_run(**PLAIN, freeze="4")  # two convolutions and their BatchNorms
+    run = make_run(**PLAIN, freeze="4")  # two convolutions and two BatchNorms
     before = values_of(run.state.model)
     fit(run)
     still = before.keys() - moved(before, run.state.model) - {"mean", "std"}
@@ -106,9 +106,9 @@ def test_a_resumed_run_keeps_its_backbone_frozen(source, make_run):
 
 
 def test_a_resumed_run_needs_the_first_weights_no_more(source, make_run):
-    """Its own last.pt holds the weights, and the normalisation that came with them."""
+    """The run's own last.pt holds the weights, and the normalisation that came with them."""
     run = make_run(**PLAIN, init=str(source))
-    run.state.model.mean.fill_(0.25)  # as somebody's checkpoint may have it
+    run.state.model.mean.fill_(0.25)  # a value that a checkpoint may have
     fit(run)
     source.unlink()
     config, content = read_last(run.folder)
@@ -148,7 +148,7 @@ def test_backbone_lr_scales_what_the_optimizer_gets(make_run):
     assert all(len(found) == 1 for pair in rates for found in pair)
     assert [max(of_head) for of_head, _ in rates] == pytest.approx(peaks)
     assert [max(of_backbone) for _, of_backbone in rates] == pytest.approx([peak / 4 for peak in peaks])
-    assert run.state.history[0].lr == pytest.approx(peaks[-1])  # the rate that --lr set, not the backbone's
+    assert run.state.history[0].lr == pytest.approx(peaks[-1])  # the rate of --lr, not that of the backbone
 
 
 def test_backbone_lr_scales_the_update_of_the_backbone(make_run):

@@ -27,7 +27,7 @@ def source(tmp_path_factory, tiny_images):
 
 
 def moved(before, after):
-    """The names of the tensors that are no longer what they were, bit for bit; of batches every run counts its own."""
+    """Return the names of the tensors that have changed in any bit, without the counters of batches."""
     assert before.keys() == after.keys()
     names = {name for name in before if not name.endswith("num_batches_tracked")}
     return {name for name in names if not torch.equal(before[name], after[name])}
@@ -69,7 +69,7 @@ def test_tune_head_is_freeze_backbone(source, make_run):
     "options", [{}, {"ema": 0.8, "objective": "trades", "weight_decay": 0.1}], ids=["plain", "trades"]
 )
 def test_lora_whose_b_stays_at_zero_is_the_head_alone_to_the_bit(options, source, make_run):
-    """The negative control; a B that is trained gives other weights."""
+    """This is a negative control; a B that is trained gives other weights."""
     runs = {}
     for name, tune in (("head", "head"), ("zero", LORA), ("lora", LORA)):
         runs[name] = make_run(name, **OPTIONS, **options, init=source, tune=tune)
@@ -96,7 +96,7 @@ def test_a_merged_checkpoint_gives_the_logits_of_the_run(source, make_run, tmp_p
             nn.Linear
         ]
         if name == "last.pt" or run.state.best_epoch == 2:
-            torch.testing.assert_close(model(x), expected)  # another memory format may round otherwise
+            torch.testing.assert_close(model(x), expected)  # rounding depends on the memory format
     assert saved(run).keys() == torch.load(source, weights_only=True).keys()
     assert (robustcls.attack(model, x, y, "linf:0.1", "fgsm") - x).abs().max() <= 0.1 + 1e-6
     further = make_run("further", **OPTIONS, init=str(run.folder / "last.pt"), tune=LORA)
@@ -137,7 +137,7 @@ def test_the_average_is_of_the_weights_and_not_of_their_factors(average, source,
     first = run.state.model.net[0]
     began = first.weight.detach().clone()
     fit(run, lambda run: weights.append(first.weight.detach().clone()))
-    if "swa" in average:  # the ends of both epochs
+    if "swa" in average:  # the weights at the end of both epochs
         expected = torch.stack([weights[len(weights) // 2 - 1], weights[-1]]).mean(0)
     else:
         expected = began

@@ -27,7 +27,7 @@ OPTIONS = {**TINY, **SMALL, "limit_train": 60, "unlabelled": "rest", "adv": "pgd
 
 @pytest.fixture(scope="module")
 def images():
-    """Training, validation and unlabelled images of OPTIONS."""
+    """Return the training, validation and unlabelled images of OPTIONS."""
     train, val = load_training_data(TINY["data"], limit_train=60)
     size = train.pixels.shape[1:]
     return train, val, load_unlabelled("rest", data=TINY["data"], classes=train.classes, size=size, limit_train=60)
@@ -91,7 +91,8 @@ def test_where_all_are_labelled_it_is_the_mean_bit_for_bit():
 
 
 def test_trades_of_unlabelled_images_is_the_divergence_alone(batch):
-    """UAT: mean over labelled of CE(f(x), y), plus beta times the mean over all of KL(f(x) || f(x_adv)); by hand."""
+    """By hand, UAT is the mean of CE(f(x), y) over labelled images, plus beta times the mean of KL(f(x) || f(x_adv)) over all
+    images."""
     net, x, y = batch
     x_adv = (x + 0.1).clamp(0, 1)
     total = plugins.load("objective", "trades(beta=2.0)")(net, x, y, lambda *_, **__: x_adv).total
@@ -136,7 +137,7 @@ def test_unlabelled_images_are_attacked_away_from_the_models_own_class(batch):
 
 @pytest.mark.parametrize("objective", ["trades", "alp"])
 def test_the_inner_attack_moves_unlabelled_images(objective, make):
-    """With -100 for a label the gradient of cross-entropy is 0, and its sign moves nothing."""
+    """With the label -100, the gradient of cross-entropy would be 0, and its sign would move nothing."""
     run = make(objective=objective, adv="fgsm(random_start=False)" if objective == "alp" else "pgd(steps=1)")
     x, y = first_batch(run)
     moved = []
@@ -160,9 +161,9 @@ def test_train_accuracy_counts_labelled_images_alone():
     meter.add(Loss(torch.tensor(2.0), logits, seen="adversarial"), torch.tensor([0, -100, 1, -100]), 0)
     meter.seconds = 2.0
     measured = meter.means(World())
-    assert measured["train_robust"] == 0.5  # one right of two labelled
+    assert measured["train_robust"] == 0.5  # one of two labelled images is right
     assert measured["train_loss"] == 2.0
-    assert measured["images_per_second"] == 2.0  # of all four
+    assert measured["images_per_second"] == 2.0  # of all four images
     again = Meter(torch.device("cpu"))
     again.load_state_dict(meter.state_dict())
     assert again.means(World()) == measured
@@ -230,7 +231,7 @@ def test_a_run_goes_on_with_no_other_unlabelled_images(make, images):
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(make):
-    """Each part has the same number of labels, so that the mean of means is the mean."""
+    """Each part has the same number of labels, so the mean over the parts is the mean over the batch."""
     x, y = first_batch(make(**FLAT, accumulate=4))
     assert {int((part == UNLABELLED).sum()) for part in y.chunk(4)} == {4}
     gradients = []
@@ -263,7 +264,7 @@ def test_swa_and_its_statistics(make):
 
 
 def test_unlabelled_images_change_what_is_learned(make):
-    """Negative control of all above: without them the run is another one."""
+    """This is the negative control of the tests above: without unlabelled images, the run ends with other weights."""
     ends = []
     for options in ({}, {"unlabelled": None}):
         run = make(str(options), epochs=1, **options)

@@ -16,7 +16,7 @@ from tests.helpers.tiny_run import SMALL
 
 
 def measure(run, measured):
-    """Validation says what is written down: clean and robust accuracy."""
+    """Make validation return these clean and robust accuracies, one pair per epoch."""
     rows = [{"train_clean": 0.8, "val_clean": c, "val_robust": r, "val_fgsm": r} for c, r in measured]
     run.validate = lambda count: rows[len(run.state.history)]
     return run
@@ -36,7 +36,7 @@ def test_few_updates_are_told_in_the_first_epoch(make_run):
 
 
 def test_a_rate_that_diverges_is_told_once(make_run):
-    """A rate of 30, at which every network of BatchNorms is thrown about."""
+    """The learning rate is 30, at which the loss of any network with BatchNorm jumps."""
     run = measure(make_run(**SMALL, adv="none", lr=30.0, epochs=4, batch_size=16, momentum=0.0), [(0.9, 0.9)] * 4)
     fit(run)
     told = [row.epoch for row in run.state.history if "the training loss rose" in row.warning]

@@ -20,7 +20,7 @@ SOUND, LOST = (0.4, 0.45), (0.05, 0.6)  # robust and single-step accuracy
 
 
 def measure(run, measured):
-    """Validation says what is written down, one after another in the history."""
+    """Make validation return these robust and single-step accuracies, one pair per epoch of the history."""
     values = [{"train_clean": 0.8, "val_clean": 0.7, "val_robust": r, "val_fgsm": f} for r, f in measured]
     run.validate = lambda count: values[len(run.state.history)]
     return run
@@ -85,7 +85,7 @@ def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run
     assert [one["rollbacks"] for one in progress] == [0, 0, 1, 2, 2]
     assert [one["epoch"] for one in progress] == [1, 2, 2, 2, 3]
     assert not same(last["state_dict"], second["state_dict"])
-    assert [row["epoch"] for row in lines_of(run)] == [1, 2, 3, 3, 3]  # what collapsed is kept
+    assert [row["epoch"] for row in lines_of(run)] == [1, 2, 3, 3, 3]  # collapsed epochs are kept
     events = [row["event"] for row in lines_of(run)]
     assert events[2].endswith("; back to epoch 2, the attack's step cut to 1/2")
     assert events[3].endswith("; back to epoch 2, the attack's step cut to 1/4")
@@ -93,7 +93,7 @@ def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run
 
 
 @pytest.mark.parametrize(
-    ("adv", "lengths"),  # of the perturbation within eps 0.15, at first and after one rollback and two
+    ("adv", "lengths"),  # of the perturbation within eps 0.15: at first, after one rollback, after two
     [
         ("pgd(steps=1, random_start=False, step_size=0.1)", [0.1, 0.05, 0.025]),
         ("pgd(steps=1, random_start=False)", [0.15, 0.15, 2.5 * 0.15 / 4]),
@@ -123,7 +123,7 @@ def test_the_attacks_step_is_halved(adv, lengths, make_run):
 
 @pytest.mark.parametrize("options", [{"adv": "apgd_ce(steps=2)"}, {"step": "free(replays=1)"}], ids=["apgd", "free"])
 def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
-    """Refused, stopped or told otherwise: the same batches at the same step would collapse again."""
+    """Such runs are refused or stopped, or the message differs, because the same batches at the same step collapse again."""
     run = None
     with suppress(InputError):
         run = make_run(**SMALL, on_collapse="rollback", epochs=2, **options)
@@ -134,7 +134,7 @@ def test_no_step_is_said_to_be_cut_where_none_is(options, make_run):
 
 @pytest.fixture
 def rolled_back(make_run):
-    """The run that nobody killed, with a rollback in its second epoch and one in its third."""
+    """Return a run that was not killed, with a rollback in its second epoch and one in its third."""
     run = measure(make_run("straight", **KILLED), MEASURED)
     fit(run)
     assert [row.epoch for row in run.state.history] == [1, 2, 2, 3, 3]
@@ -176,7 +176,7 @@ def test_after_so_many_rollbacks_the_run_stops(make_run):
 
 
 class Memory:
-    """A tracker that remembers what it was told."""
+    """A tracker that records what it receives."""
 
     made = ()
 
@@ -233,6 +233,3 @@ def test_what_patience_says_does_not_hide_a_collapse(make_run):
     event = lines_of(run)[-1]["event"]
     assert "catastrophic overfitting" in event
     assert "no better epoch than 1" in event
-
-
-# Epochs by hand

@@ -44,7 +44,7 @@ def model() -> Classifier:
 
 
 class Corner(nn.Module):
-    """Logits (s, 0), where s is a weighted sum of the four pixels at the top left and of nothing else."""
+    """A model with logits (s, 0), where s depends only on a weighted sum of the four pixels at the top left."""
 
     weights = torch.tensor([[4.0, 3.0], [2.0, 1.0]])
 
@@ -73,7 +73,7 @@ def test_completeness_where_the_logit_does_not_change(linear: tuple[nn.Module, T
 
 
 def _areas_by_hand(x: Tensor, blank: Tensor, maps: Tensor, steps: int) -> tuple[float, float]:
-    """One image, pixel by pixel in plain Python, where `steps` divides the pixels."""
+    """Return insertion and deletion of one image, pixel by pixel in plain Python; `steps` must divide the number of pixels."""
     height, width = maps.shape
     places = sorted(((i, j) for i in range(height) for j in range(width)), key=lambda p: (-maps[p].item(), p))
     areas = []
@@ -109,7 +109,7 @@ def test_the_right_order_beats_a_random_one_which_beats_the_reverse() -> None:
     areas = [insertion(Corner(), x, target, maps, blank=blank) for maps in (right, random, -right)]
     assert (areas[0] > areas[1] + 0.1).all()
     assert (areas[1] > areas[2] + 0.1).all()
-    # The four pixels are the first of 16 steps: from p(blank) to p(image) in one, then flat.
+    # The first of 16 steps inserts the four pixels: the curve goes from p(blank) to p(image) and then stays flat.
     high, low = 1 / (1 + math.exp(-10)), 1 / (1 + math.exp(10))
     assert areas[0][0].item() == pytest.approx((high + low) / 2 / 16 + high * 15 / 16, abs=1e-6)
     assert areas[2][0].item() == pytest.approx((high + low) / 2 / 16 + low * 15 / 16, abs=1e-6)
@@ -119,7 +119,7 @@ def test_the_right_order_beats_a_random_one_which_beats_the_reverse() -> None:
 
 
 def test_areas_where_steps_do_not_divide_the_pixels(images: Tensor) -> None:
-    """A constant probability has its own value as area, whatever the points; more steps than pixels are no harm."""
+    """If the probability is constant, the area equals it for any number of steps, also for more steps than pixels."""
     target, maps = torch.zeros(4, dtype=torch.int64), images.sum(1)[:, :, :5]
     x = images[..., :5]
     probability = Corner()(x).double().softmax(1)[:, 0]
@@ -127,7 +127,7 @@ def test_areas_where_steps_do_not_divide_the_pixels(images: Tensor) -> None:
         for measure in (insertion, deletion):
             area = measure(Corner(), x, target, maps, blank=x, steps=steps)
             torch.testing.assert_close(area, probability, rtol=0, atol=1e-6)
-    # Of 40 pixels, 27 steps insert 1 or 2 at a time: the points lie where the pixels are.
+    # 27 steps insert 1 or 2 of the 40 pixels at a time. The points lie at the share of pixels inserted so far.
     blank = torch.zeros(1, 1, 8, 5)
     counts = [round(step * 40 / 27) for step in range(28)]
     inserted = [torch.cat([torch.ones(count), torch.zeros(40 - count)]).view(1, 1, 8, 5) for count in counts]
@@ -147,7 +147,7 @@ def test_a_map_that_is_not_finite_has_no_area(images: Tensor) -> None:
 
 
 def test_infidelity_of_a_linear_model(linear: tuple[nn.Module, Tensor], images: Tensor) -> None:
-    """What the pixels add to the logit accounts for every fall, at any scale; noise accounts for next to nothing."""
+    """The exact contributions of the pixels, at any scale, explain every fall of the logit; noise explains next to nothing."""
     net, weight = linear
     maps = (weight[TARGET] * images).sum(1)
     blank = torch.zeros_like(images)
@@ -167,12 +167,11 @@ def test_infidelity_is_captums_over_the_mean_square_of_the_falls(model: Classifi
     blank = images.mean((2, 3), keepdim=True).expand_as(images)
     maps = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
     ours, reverse = (infidelity(model, images, TARGET, sign * maps, blank=blank, draws=9, seed=5) for sign in (1, -1))
-    assert (torch.maximum(ours, reverse) == 1).all()  # one of the two says the reverse, which captum's scale would mend
+    # One of the two maps has the wrong sign, so ours gives 1; captum would rescale it by a negative factor.
+    assert (torch.maximum(ours, reverse) == 1).all()
     masks = _random_squares(images, 9, 5)
     assert 0.3 < masks.float().mean() < 0.7
-    moved = torch.where(
-        masks[None, :, None], blank[:, None], images[:, None]
-    )  # captum's order: an image's lie together
+    moved = torch.where(masks[None, :, None], blank[:, None], images[:, None])  # captum's order: by image
 
     def perturbed(x: Tensor) -> tuple[Tensor, Tensor]:
         return masks.float()[None, :, None].expand(4, -1, 3, -1, -1).flatten(0, 1), moved.flatten(0, 1)
@@ -200,12 +199,12 @@ def test_sensitivity_is_captums(model: Classifier, images: Tensor) -> None:
 
     def explained(x: Tensor) -> Tensor:
         seen.append(x)
-        return explain(model, x, TARGET, "saliency(signed=True)") * x  # it must change with x
+        return explain(model, x, TARGET, "saliency(signed=True)") * x  # so that the map changes with x
 
     before = random_states()
     ours = sensitivity_max(explained, images, draws=3, radius=0.3, seed=5)
     assert random_states() == before
-    moved = torch.stack(seen[1:], 1).flatten(0, 1)  # captum's order: an image's draws lie together
+    moved = torch.stack(seen[1:], 1).flatten(0, 1)  # captum's order: by image
     assert moved.shape == (12, 3, 8, 8)
     assert (moved - images.repeat_interleave(3, 0)).abs().max() <= 0.3 + 1e-6
     assert moved.min() == 0
@@ -231,7 +230,7 @@ def test_sensitivity_in_closed_form(images: Tensor) -> None:
 
 
 def test_the_model_is_left_as_it_was(model: Classifier, images: Tensor) -> None:
-    """In training mode with dropout and BatchNorm: neither may act, and nothing may change."""
+    """The model is in training mode; its dropout and BatchNorm must not act as in training, and nothing may change."""
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = random_states()

@@ -18,7 +18,7 @@ def model() -> Classifier:
 def test_shuffled_weights_keep_each_tensors_values(model: Classifier) -> None:
     head = model.net[6]
     model.net.append(nn.Linear(16, 3))
-    model.net[7].weight = head.weight  # tied
+    model.net[7].weight = head.weight  # tied weights
     model.net[1].running_mean.copy_(torch.randn(4))
     model.net[0].weight.data = model.net[0].weight.data.contiguous(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}

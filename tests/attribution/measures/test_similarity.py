@@ -53,7 +53,7 @@ def _top_k_by_hand(a: np.ndarray, b: np.ndarray, k: int, tolerance: int) -> floa
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 1.0])
 def test_top_k_by_hand(share: float, tolerance: int) -> None:
     a, b = _related(4, 8, 6)
-    for x, y in ((a, b), ((2 * a).round(), (2 * b).round())):  # the second has many ties
+    for x, y in ((a, b), ((2 * a).round(), (2 * b).round())):  # rounded values have many ties
         k = max(1, round(share * 48))
         expected = [_top_k_by_hand(p, q, k, tolerance) for p, q in zip(x.numpy(), y.numpy(), strict=True)]
         np.testing.assert_allclose(top_k(x, y, share, tolerance), expected, rtol=0, atol=1e-12)
@@ -63,7 +63,7 @@ def test_top_k_counts_magnitudes_and_takes_ties_in_reading_order() -> None:
     a = torch.ones(1, 4, 5)
     b = torch.zeros(1, 4, 5)
     b[0, 0, :2] = torch.tensor([-5.0, 3.0])
-    assert top_k(a, b, share=0.1).item() == 1  # two pixels: the first two of a's twenty equal ones
+    assert top_k(a, b, share=0.1).item() == 1  # top 2 of 20 equal pixels of a: the first two
     assert top_k(a, b.flip(1), share=0.1).item() == 0
     assert top_k(a, b.flip(1), share=0.1, tolerance=2).item() == 0
     assert top_k(a, b.flip(1), share=0.1, tolerance=3).item() == 1
@@ -71,13 +71,13 @@ def test_top_k_counts_magnitudes_and_takes_ties_in_reading_order() -> None:
 
 def test_a_tolerance_is_measured_from_both_sides() -> None:
     a, b = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
-    a[0, 0, :2] = 1  # both near b's first pixel
-    b[0, 0, 0] = b[0, 4, 4] = 1  # one far from all of a's
+    a[0, 0, :2] = 1  # both top pixels are near b's first one
+    b[0, 0, 0] = b[0, 4, 4] = 1  # the second is far from both of a's
     assert top_k(a, b, share=0.08, tolerance=1).item() == pytest.approx((1 + 0.5) / 2)
 
 
 def _ssim_by_hand(a: np.ndarray, b: np.ndarray, size: int) -> float:
-    """Wang et al.'s formula, window by window."""
+    """Return SSIM by the formula of Wang et al., window by window."""
     side = min(a.shape)
     a, b = (gaussian_filter(m.astype(float) / np.abs(m).max(), side / 32) for m in (a, b))
     r = size // 2
@@ -152,7 +152,7 @@ def test_shuffled_keeps_the_values_and_loses_the_places() -> None:
     control = shuffled(maps, 3)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(control.flatten(1).sort(1).values, maps.flatten(1))
-    assert len({tuple(row.tolist()) for row in control.flatten(1)}) == 5  # another order for each map
+    assert len({tuple(row.tolist()) for row in control.flatten(1)}) == 5  # each map has a different order
     assert torch.equal(control, shuffled(maps, 3))
     assert not torch.equal(control, shuffled(maps, 4))
     many = torch.arange(64.0).view(1, 8, 8).repeat(500, 1, 1)
@@ -184,5 +184,5 @@ def test_a_displaced_map_has_its_texture_at_other_places() -> None:
         assert not torch.equal(one, other)
         assert torch.equal(one.flatten().sort().values, other.flatten().sort().values)
         steps = [(t - t.roll(1, axis)).abs().flatten().sort().values for t in (one, other) for axis in (0, 1)]
-        assert torch.equal(steps[0], steps[2])  # neighbours stay neighbours
+        assert torch.equal(steps[0], steps[2])  # neighbouring pixels stay neighbours
         assert torch.equal(steps[1], steps[3])

@@ -23,12 +23,12 @@ HERE = __name__
 
 
 def random_map(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Says nothing of the model: the same noise for the same seed."""
+    """A map that does not depend on the model: noise from the global generator, the same for the same seed."""
     return torch.randn(len(x), *x.shape[2:])
 
 
 def fresh_map(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Says nothing either, and never twice the same."""
+    """A map that does not depend on the model and differs in every call."""
     return torch.randn(len(x), *x.shape[2:], generator=FRESH)
 
 
@@ -36,7 +36,7 @@ FRESH = torch.Generator().manual_seed(9)
 
 
 def edges(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """Shows the image, whatever the model."""
+    """A map that shows the image and does not depend on the model."""
     return x.mean(1)
 
 
@@ -143,7 +143,7 @@ def test_likeness_is_split_by_label_and_beside_its_controls(model: nn.Module, at
 
 def test_noise_has_the_norms_of_the_attack_at_other_places(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, x_adv = attacked
-    inner = x * 0.7 + 0.15  # one of the two signs always stays in [0, 1]
+    inner = x * 0.7 + 0.15  # so that the noise, or its negative, always stays in [0, 1]
     samples = select_samples(model, inner, y, inner + (x_adv - x))
     made, again = (benign_noise(samples.x, samples.x_adv, 0) for _ in range(2))
     noise, delta = made - samples.x, samples.x_adv - samples.x
@@ -223,12 +223,12 @@ def test_without_an_attack_nothing_is_said_of_one(model: nn.Module, attacked: tu
     x, y, _ = attacked
     record = robustcls.explain_metrics(model, x[:9], None, "saliency", quality_n=3)
     assert [like.against for like in record.likeness] == ["random_map"]
-    with pytest.raises(InputError, match="nothing to measure"):  # an attack that moved nothing
+    with pytest.raises(InputError, match="nothing to measure"):  # an attack that changed nothing
         robustcls.explain_metrics(model, x[:9], y[:9], "saliency", adversarial=x[:9].clone())
 
 
 class Rooted(nn.Module):
-    """The model on the roots of the pixels, whose gradient has a pole at black."""
+    """The model applied to the square roots of the pixels, whose gradient is infinite at black pixels."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

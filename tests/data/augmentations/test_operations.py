@@ -22,7 +22,7 @@ def byte_images(n=6, c=3, h=20, w=24, low=0, high=256):
 def test_adjustments_equal_torchvisions(name, channels):
     x = byte_images(c=channels) / 255
     x[0] = 0.5
-    x[1, :, :5] = x[1, :1, :5]  # grey pixels have no hue
+    x[1, :, :5] = x[1, :1, :5]  # grey pixels, which have no hue
     factors = torch.tensor([-0.5, -0.3, 0.0, 0.1, 0.4, 0.5]) + (0.5 if name != "hue" else 0) * 2
     adjust, truth = getattr(F, f"adjust_{name}"), getattr(oracle, f"adjust_{name}")
     expected = torch.stack([truth(image, factor.item()) for image, factor in zip(x, factors, strict=True)])
@@ -33,7 +33,7 @@ def test_adjustments_equal_torchvisions(name, channels):
 def test_what_has_no_factor_equals_torchvision(channels):
     x = byte_images(c=channels, h=40, w=48, low=40, high=160)
     x[0] = 77
-    x[1, 0, 3:] = 90  # next to no grey levels but one
+    x[1, 0, 3:] = 90  # nearly all pixels have the same grey level
     assert torch.equal((F.equalize(x / 255) * 255).round().byte(), oracle.equalize(x))
     assert torch.allclose(F.autocontrast(x / 255), oracle.autocontrast(x / 255), atol=1e-6)
     assert torch.equal((F.posterize(x / 255, 3) * 255).round().byte(), oracle.posterize(x, 3))
@@ -54,8 +54,8 @@ def test_rand_augments_operations_equal_torchvisions(magnitude):
             )
             actual = operation(x / 255, torch.full((6,), float(sign))) * 255
             rounded = title in ("Brightness", "Color", "Contrast", "Sharpness", "AutoContrast")
-            off = (actual - expected).abs() > (2 if rounded else 0.01)  # theirs rounds down, grey and smooth images too
-            assert off.float().mean() < 0.01, name  # a place between two pixels may fall either way
+            off = (actual - expected).abs() > (2 if rounded else 0.01)  # torchvision rounds down, also in between
+            assert off.float().mean() < 0.01, name  # a point between two pixels may go to either
 
 
 def test_rand_augment_gives_each_operation_its_share(monkeypatch):
@@ -69,8 +69,8 @@ def test_rand_augment_gives_each_operation_its_share(monkeypatch):
         index = (told >= 20).long() + (told >= 400)
         counts[torch.arange(4), index, (told / 20.0**index).long() - 1] += 1
         pairs[index[0], index[1]] += 1
-        assert index.bincount(minlength=3).max() <= 2  # four images, three operations
-    assert (counts - 400 / 6).abs().max() < 4.5 * (400 * 5 / 36) ** 0.5  # even for every image, both signs
+        assert index.bincount(minlength=3).max() <= 2  # four images share three operations
+    assert (counts - 400 / 6).abs().max() < 4.5 * (400 * 5 / 36) ** 0.5  # evenly for each image and sign
     assert (pairs > 0).all()
 
 
@@ -95,7 +95,7 @@ def test_color_jitter_draws_each_factor_from_its_range():
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(2000, 3, 1, 1)
     turned = color_jitter(red, seeded(), **off | {"hue": 0.1})
     assert torch.equal(turned[:, 0], torch.ones(2000, 1, 1))
-    assert abs(turned[:, 1].max() - 0.6) < 0.01  # a tenth of a turn, in sixths
+    assert abs(turned[:, 1].max() - 0.6) < 0.01  # a tenth of the circle, in units of a sixth
     assert abs(turned[:, 2].max() - 0.6) < 0.01
     assert torch.equal(color_jitter(x, seeded(), **off), x)
 
@@ -118,7 +118,7 @@ def test_crop_shift_moves_a_window_and_loses_no_more_than_told():
         assert torch.equal(kept, rows[:, None] & columns)  # a rectangle
         source, place = (image[kept] * 200).round().long() - 1, kept.nonzero()
         moved = (torch.stack((source // 10, source % 10), dim=1) - place).unique(dim=0)
-        assert len(moved) == 1  # as one
+        assert len(moved) == 1  # all pixels move by the same offset
         moves.add(tuple(moved[0].tolist()))
         lost.append(12 - rows.sum() + 10 - columns.sum())
     assert torch.stack(lost).bincount().tolist() == pytest.approx([333] * 3, abs=60)
@@ -162,6 +162,6 @@ def test_idbh_weak_erases_with_its_probability():
         return (idbh_weak(x, seeded(), p=p, crop=crop) == 0).flatten(1).float().mean(1)
 
     assert (dark(1.0, 0) > 0.01).all()
-    assert 0.15 < dark(1.0, 0).mean() < 0.2 + 0.05  # erased: 0.175 on average; a quarter is sheared or turned besides
+    assert 0.15 < dark(1.0, 0).mean() < 0.2 + 0.05  # 0.175 erased on average; a quarter of images is sheared or rotated
     assert (dark(0.0, 0) == 0).float().mean() > 0.74
     assert dark(0.0, 10).max() < 0.5

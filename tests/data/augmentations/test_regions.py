@@ -13,7 +13,7 @@ from tests.helpers.seeds import seeded
 
 
 def extent(mask):
-    """Of masks N,H,W that hold one rectangle each: first row and column, height and width."""
+    """Return first row, first column, height and width of the rectangle in each mask, N,H,W."""
     rows, columns = mask.any(2).int(), mask.any(1).int()
     assert torch.equal(mask, (rows[:, :, None] & columns[:, None, :]).bool())
     return rows.argmax(1), columns.argmax(1), rows.sum(1), columns.sum(1)
@@ -87,12 +87,12 @@ def test_beta_refuses(alpha):
 
 
 def one_each(n):
-    """n images, each of its own grey, and each of its own class."""
+    """Return n images, each of a different grey, and labels with a different class for each."""
     return torch.arange(n).view(n, 1, 1, 1).expand(n, 3, 9, 13) / n, torch.eye(n)
 
 
 def partners(mixed):
-    """Of labels mixed from the identity: who else is in each, and the share of the image itself."""
+    """Return, for labels mixed from the identity, the other image in each mixture and the share of the image itself."""
     own = mixed.diagonal()
     other = (mixed - torch.diag(own)).argmax(1)
     return torch.where(own < 1, other, torch.arange(len(mixed))), own
@@ -127,10 +127,11 @@ def test_cutmix_patches_have_the_papers_size():
     x, y = one_each(2000)
     pasted = cutmix(x, y, seeded(), alpha=1.0)[0][:, 0] != x[:, 0]
     top, left, tall, wide = extent(pasted)
-    whole = (top > 0) & (left > 0) & (top + tall < 9) & (left + wide < 13)  # not cut off
+    whole = (top > 0) & (left > 0) & (top + tall < 9) & (left + wide < 13)  # not cut off by the border
     assert (tall[whole] % 2 == 0).all()
-    assert ((tall[whole] / 9 - wide[whole] / 13).abs() <= 2 / 9).all()  # the image's own aspect, but for rounding down
-    # One side, cut off: half of E[min(c, s) + min(H - c, s)] with s = floor(side * 9 / 2), by the paper's formula.
+    assert ((tall[whole] / 9 - wide[whole] / 13).abs() <= 2 / 9).all()  # the aspect of the image, except for rounding
+    # Expected height of a patch, which the border may cut off: E[min(c, s) + min(H - c, s)] with s = floor(side * 9 / 2), by
+    # the formula of the paper.
     side = (torch.arange(20_000) / 20_000).sqrt()
     half, centre = (side * 9 / 2).floor()[:, None], torch.arange(9)
     expected = ((centre + half).clamp(max=9) - (centre - half).clamp(min=0)).mean()

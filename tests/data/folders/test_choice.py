@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The paths of the files whose pixels were read."""
+    """Return a list that receives the paths of files whose pixels are read."""
     paths = []
     read = decode._read
     monkeypatch.setattr(decode, "_read", lambda path, *rest: paths.append(path) or read(path, *rest))
@@ -111,5 +111,5 @@ def test_a_large_image_is_drawn_only_when_it_is_chosen(tmp_path, decoded):
     root = fill(tmp_path, n=4)
     draw(root / "test" / "dog" / "zz.png", size=(300, 200))
     images = load_split(f"folder:{root}", "test", n=2)
-    assert images.pixels.shape[2:] == (224, 224)  # the form is that of all files
+    assert images.pixels.shape[2:] == (224, 224)  # the size follows from all files
     assert len(decoded) == 2

@@ -1,4 +1,4 @@
-"""Images that are not plain 8-bit ones, and files that are no images."""
+"""Images that are not plain 8-bit ones, and files that are not images."""
 
 import os
 import zlib
@@ -42,7 +42,7 @@ def test_sixteen_bits_are_divided_by_257(tmp_path):
         Image.fromarray(values).save(root / "test" / "cat" / f"deep.{ending}")
     (root / "test" / "cat" / "deep.pgm").write_bytes(b"P5 6 4 65535\n" + values.astype(">u2").tobytes())
     images = folder(str(root), "test", size=None)
-    assert images.pixels.shape[1] == 1  # grey, as they all are
+    assert images.pixels.shape[1] == 1  # all images are grey
     root = tmp_path / "deep"
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -152,7 +152,7 @@ def test_formats_whose_mode_is_known_only_when_they_are_read(tmp_path, ending):
     root = fill(tmp_path, size=(32, 32))
     rgba = np.random.default_rng(0).integers(0, 255, (32, 32, 4), dtype=np.uint8)
     path = root / "test" / "cat" / f"icon.{ending}"
-    if ending == "icns":  # one opaque picture of 32 pixels: three packed planes without a mask
+    if ending == "icns":  # an opaque picture of 32x32: three packed planes without a mask
         planes = b"".join(pack(rgba[:, :, i].tobytes()) for i in range(3))
         path.write_bytes(b"icns" + (16 + len(planes)).to_bytes(4) + b"il32" + (8 + len(planes)).to_bytes(4) + planes)
     else:
@@ -164,7 +164,7 @@ def test_formats_whose_mode_is_known_only_when_they_are_read(tmp_path, ending):
 
 
 def pack(plane):
-    """Bytes as the literal runs of an ICNS file."""
+    """Return the bytes as literal runs of an ICNS file."""
     return b"".join(bytes([len(run) - 1]) + run for run in (plane[i : i + 128] for i in range(0, len(plane), 128)))
 
 
@@ -237,5 +237,5 @@ def test_dicom(tmp_path):
     assert images.pixels[0].flatten().tolist() == [0, 255, 128, 51]
     assert images.pixels[1].flatten().tolist() == [255, 0, 127, 204]
     assert images.pixels[2].flatten().tolist()[::3] == [0, 255]
-    assert 60 < images.pixels[2, 0, 0, 1] < 68  # 0 HU: a quarter of the window from -50 to 150
+    assert 60 < images.pixels[2, 0, 0, 1] < 68  # 0 HU is a quarter of the window from -50 to 150
     assert "4 images with DICOM" in images.note

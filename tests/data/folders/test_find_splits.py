@@ -10,7 +10,7 @@ from robustcls.data.spec import may_have_trained_on
 from robustcls.data.splits import load_split, load_training_data
 from tests.helpers.drawn import draw, fill
 
-# Noted in the folder's decoder, which does without torchvision's where it is gone.
+# The decoder of folders also works without torchvision's decoder, which is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 
@@ -65,7 +65,7 @@ def test_usual_spellings_of_splits(tmp_path, train, test):
     assert images.files[0] == f"{test}/cat/0.png"
     assert len(folder(str(root), "train")) == 6
     last = next(part for part in test.split("/") if part not in ("chest_xray", "archive", "data"))
-    assert last in ("test", "val") or f"“{last}”" in images.note  # a spelling of its own is said
+    assert last in ("test", "val") or f"“{last}”" in images.note  # unusual names are reported
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_test_split_alone_is_enough_to_evaluate(tmp_path, name):
     assert len(images) == 8
     with pytest.raises(InputError, match="no train/ with class folders.*enough to evaluate"):
         load_split(f"folder:{root}", "train")
-    if name == "val":  # it is called so, though it stands for test, too
+    if name == "val":  # its own name selects it, although it also serves as the test split
         assert load_split(f"folder:{root}", "val").sha256() == images.sha256()
         return
     with pytest.raises(InputError, match="no train/ with class folders.*enough to evaluate"):

@@ -125,7 +125,7 @@ def test_a_class_in_one_split_only_can_be_evaluated(tmp_path):
     assert images.labels.bincount().tolist() == [3, 3, 3]
     assert "no train images of 1 of 3 classes: “eel”" in images.note
     train = load_split(f"folder:{root}", "train", whole=True)
-    assert train.classes == images.classes  # a class has one number in all splits
+    assert train.classes == images.classes  # a class has the same number in all splits
     assert "no train images of 1 of 3 classes: “eel”" in train.note
     with pytest.raises(InputError, match="class 'eel' is in test/ only: train/ and test/ need the same classes"):
         load_training_data(f"folder:{root}")

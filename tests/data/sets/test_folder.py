@@ -10,7 +10,7 @@ from robustcls.data.sets.folder import folder
 from robustcls.data.splits import load_split
 from tests.helpers.drawn import draw, fill
 
-# Noted in folder.py, which does without the decoder where it is gone.
+# Folders can also be read without torchvision's decoder, which is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 
@@ -69,7 +69,7 @@ def test_grey(tmp_path):
     root = fill(tmp_path, mode="L")
     assert folder(str(root), "test").pixels.shape == (6, 1, 6, 8)
     draw(root / "train" / "cat" / "colour.jpg")
-    assert folder(str(root), "test").pixels.shape == (6, 3, 6, 8)  # one colour image in train is enough
+    assert folder(str(root), "test").pixels.shape == (6, 3, 6, 8)  # a single colour image in train is enough
     assert folder(str(root), "train", grey=True).pixels.shape == (7, 1, 6, 8)
     assert load_split(f"folder:{root}(grey=True, size=4)", "test").pixels.shape == (6, 1, 4, 4)
 

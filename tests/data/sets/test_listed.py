@@ -1,4 +1,4 @@
-"""A folder as used for ImageNet: its own resizing, a list of files, and all of it as the split."""
+"""A folder as used for ImageNet: options for resizing, a list of files, and the whole folder as the split."""
 
 import hashlib
 from itertools import product
@@ -42,13 +42,13 @@ def test_a_list_names_files_in_any_of_the_usual_ways(root):
     whole = load_split(f"folder:{root}(split=all)", "test")
     assert found.files == tuple(f"{CLASSES[c]}/val_{i}.JPEG" for c, i in ((0, "20"), (0, "22"), (1, "11"), (2, "00")))
     assert found.labels.tolist() == [0, 0, 1, 2]
-    assert found.index.tolist() == [0, 2, 5, 8], "places among all, on which random numbers depend"
+    assert found.index.tolist() == [0, 2, 5, 8], "positions among all files, on which random numbers depend"
     assert torch.equal(found.pixels, whole.pixels[found.index])
     assert found.available == 4
     assert "names 4 of 12 images in 3 of 3 classes" in found.note
     assert len(load_split(f"folder:{root}(list={ids}, split=all)", "test", n=3)) == 3
     ids.write_text(names[0], encoding="utf-8-sig")
-    assert len(load_split(f"folder:{root}(list={ids}, split=all)", "test")) == 1, "as some editors save it"
+    assert len(load_split(f"folder:{root}(list={ids}, split=all)", "test")) == 1, "with a byte-order mark"
 
 
 def test_a_class_without_a_listed_image_keeps_its_place(root):
@@ -125,7 +125,7 @@ def test_the_split_named_is_read_and_never_trained_on(tmp_path):
 
 
 def test_no_header_is_read_for_nothing(root, monkeypatch):
-    """Where the size is given, the colour of one image says all."""
+    """If the size is given, only the header of one image is read, for its colour."""
     read, paths = form._header, []
     monkeypatch.setattr(form, "_header", lambda path: paths.append(path) or read(path))
     load_split(f"folder:{root}(size=24, resize=26, split=all)", "test", n=2)

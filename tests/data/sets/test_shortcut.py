@@ -24,10 +24,10 @@ def spec(strength=0.9, test="same", base=BASE):
 
 
 def marked(images, classes=10):
-    """The class that the colour of each mark tells, by the palette written out."""
+    """Return the class that the colour of each mark encodes, with the palette written out."""
     rows, columns = mark_at(*images.pixels.shape[2:])
     marks = images.pixels[:, :, rows, columns].flatten(2).float()
-    assert (marks.amax(2) == marks.amin(2)).all(), "of one colour"
+    assert (marks.amax(2) == marks.amin(2)).all(), "each mark has a single colour"
     if marks.shape[1] == 1:
         return (classes * (1 - marks[:, 0, 0] / 255)).round().long()
     hues = [colorsys.rgb_to_hsv(*(colour / 255).tolist())[0] for colour in marks[:, :, 0]]
@@ -42,7 +42,7 @@ def test_marks_are_of_the_own_class_in_the_share_that_was_asked(strength):
     assert abs(share - strength) < 3 * (strength * (1 - strength) / len(images)) ** 0.5 + 1e-9
     wrong = (found - images.labels)[found != images.labels] % 10
     if strength < 1:
-        assert wrong.bincount(minlength=10)[1:].min() > 0, "of every other class"
+        assert wrong.bincount(minlength=10)[1:].min() > 0, "the marks show all other classes"
 
 
 def test_test_images_as_the_intervention_says():
@@ -60,7 +60,7 @@ def test_test_images_as_the_intervention_says():
         rest[:, :, rows, columns] = plain.pixels[:, :, rows, columns]
         assert torch.equal(rest, plain.pixels), "nothing else changes"
     train = [load_split(spec(0.7, test), "train").pixels for test in ("aligned", "absent")]
-    assert torch.equal(*train), "training is not intervened on"
+    assert torch.equal(*train), "the intervention leaves training images alone"
     assert "of the own class in 70% of them" in same.note
 
 
@@ -115,7 +115,7 @@ def test_it_has_the_recipe_of_what_it_is_made_of_and_is_recognised_as_it():
 
 
 def accuracies(strength, seed=0):
-    """Of a small network trained on marked digits: on test images aligned, absent, flipped."""
+    """Return the accuracies of a small network, trained on marked digits, on aligned, absent and flipped test images."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     x, y = robustcls.load_data(spec(strength, base="digits(size=8)"), split="train", n="all")

@@ -27,7 +27,7 @@ def classifier(net):
 
 
 def chain(widths=WIDTHS):
-    """3x3 convolutions without biases, and a linear layer."""
+    """Return a network of 3x3 convolutions without biases and a linear layer."""
     layers, inputs = [], 1
     for width in widths:
         layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.ReLU()]
@@ -50,7 +50,7 @@ def batch():
     ("width", "ratio", "multiple", "stays"),
     [
         (128, 0.5, 16, 64), (64, 0.3, 16, 48), (26, 0.5, 1, 13),
-        (16, 0.5, 16, 8), (16, 0.9, 16, 1), (128, 0.9, 16, 8),  # narrower than the multiple: of its half, quarter ...
+        (16, 0.5, 16, 8), (16, 0.9, 16, 1), (128, 0.9, 16, 8),  # below the multiple: its half, quarter ...
         (16, 0.01, 16, 16), (20, 0.1, 16, 16), (26, 0.1, 16, 26),
         (10, 0.9, 1, 1), (10, 0.95, 16, 0),
     ],
@@ -193,8 +193,8 @@ def test_export_prunes_only_on_images(tmp_path):
 
 @needs_torch_pruning
 def test_an_effect_that_cancels_over_the_images_is_an_effect():
-    """Of two channels the first moves each image to its own class or to the other, as much the one as the other way; the
-    second moves none."""
+    """The first of two channels moves as many images towards their label as away from it, so its effects cancel on average;
+    the second has no effect. The first must stay."""
     conv, head = nn.Conv2d(1, 2, 1, bias=False), nn.Linear(2, 2)
     with torch.no_grad():
         conv.weight.fill_(1)

@@ -40,7 +40,7 @@ def batch():
 
 
 def run(model, x, y, attacks, *names, threat=LINF, **options):
-    """The checks of these names, or all, by id."""
+    """Return the results of these checks, or of all, by id."""
     chosen = [check for check in thorough_checks() if not names or check.id in names]
     found = evaluated(model, x, y, threat, attacks, checks=chosen, precision="fp32", **options).evaluation
     return {check.id: check for check in found.checks if check.id in IDS}
@@ -51,12 +51,12 @@ def one(model, x, y, attacks, name, **options):
 
 
 def grey(n=40):
-    """Images of the class 0 for a model of one bump."""
+    """Return grey images and labels of 0, for a `Bump` model."""
     return torch.full((n, 1, 8, 8), 0.5), torch.zeros(n, dtype=torch.long)
 
 
 class Purified(nn.Module):
-    """Walks the image uphill in confidence before it predicts."""
+    """A model that moves the image towards higher confidence before it predicts."""
 
     def __init__(self, net, grad=torch.autograd.grad):
         super().__init__()
@@ -70,7 +70,7 @@ class Purified(nn.Module):
 
 
 class Functional(nn.Module):
-    """The same with torch.func, which saves nothing that could be watched."""
+    """The same with torch.func, which saves no tensors that could be watched."""
 
     def __init__(self, net):
         super().__init__()
@@ -81,12 +81,12 @@ class Functional(nn.Module):
 
 
 class Remembering(nn.Module):
-    """Counts its passes, and may keep a running mean of what it saw, which it does not use."""
+    """A model that counts its passes and may keep a running mean of its inputs, which it does not use."""
 
     def __init__(self, net, keeps):
         super().__init__()
         self.net, self.keeps = net, keeps
-        self.register_buffer("expanded", torch.zeros(1).expand(64))  # which cannot be written to
+        self.register_buffer("expanded", torch.zeros(1).expand(64))  # cannot be written to
         self.register_buffer("passes", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(64))
 
@@ -140,7 +140,7 @@ def test_a_model_that_keeps_what_it_saw_is_named(net, batch):
     found = one(model, *batch, ["noise"], "inference_optimisation")
     assert found.status == "fail"
     assert "mean changed in a forward pass" in found.message
-    assert not model.mean.any(), "the model is left as it was"
+    assert not model.mean.any(), "the checks leave the model unchanged"
     assert one(Remembering(net, keeps=False), *batch, ["noise"], "inference_optimisation").status == "pass"
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_records_gradients_and_takes_none_passes(net, batch):
 
 
 def test_a_step_that_jumps_over_the_trap_is_named():
-    """Up to 0.52 and down again leads PGD; the whole step lands where the label changes."""
+    """PGD climbs to 0.52, where the gradient turns; a single step of the whole radius lands where the label changes."""
     model = Bump(lambda m: -2 - 10 * (m - 0.52).abs() + 10 * (m > 0.595))
     found = one(model, *grey(), ["pgd"], "single_step_beats_iterative")
     assert found.status == "fail"
@@ -167,7 +167,7 @@ def test_a_step_that_jumps_over_the_trap_is_named():
 
 
 def test_examples_lost_in_a_larger_ball_are_named():
-    """Only the edge of the smaller ball changes the label; larger steps fly past it."""
+    """The label changes only at the edge of the smaller ball; larger steps jump over it."""
     model = Bump(lambda m: -1 + 19 * (m - 0.5) - 5 * (m > 0.5505) + 0.06 * ((m > 0.5495) & (m < 0.5505)))
     found = one(model, *grey(), ["pgd"], "eps_monotone")
     assert found.status == "fail"
@@ -193,7 +193,7 @@ def test_too_few_steps_are_named(net, batch):
 
 
 def test_luck_of_the_start_is_named():
-    """A start on one side of the image's mean leads to an example, on the other to none."""
+    """Starts on one side of the image's mean lead to an adversarial example, starts on the other side do not."""
     model = Bump(lambda m: 50 * (m - 0.5).abs() - 3 - 4 * (m < 0.5))
     found = one(model, *grey(60), ["pgd"], "doubled_restarts")
     assert found.status == "fail"
@@ -205,7 +205,7 @@ def test_the_last_attack_with_the_option_is_repeated(net, batch):
     assert "apgd_ce(steps=8)" in found["doubled_steps"].message
     assert "apgd_ce(steps=4, restarts=2)" in found["doubled_restarts"].message
     found = run(net, *batch, ["pgd(steps=9)", "pgd(steps=1, step_size=0.01)"], "doubled_steps", alone=True)
-    assert "pgd(steps=18)" in found["doubled_steps"].message, "alone, the stronger one"
+    assert "pgd(steps=18)" in found["doubled_steps"].message, "with `alone`, the stronger attack is repeated"
     found = run(net, *batch, ["fgsm"], "doubled_steps", "doubled_restarts")
     assert {check.status for check in found.values()} == {"not_run"}
     assert "has the option steps" in found["doubled_steps"].message
@@ -219,7 +219,7 @@ def test_noise_of_the_model_breaks_at_eps_zero(net, batch):
 
 
 def test_noise_that_beats_gradients_is_named():
-    """Half of all random points change the label, and no gradient says so."""
+    """Half of all random points change the label, but no gradient shows it."""
     model = Bump(lambda pixel: 2 * (pixel > 0.5).float() - 1, pixel=True)
     found = one(model, *grey(), ["pgd(random_start=False)"], "noise_baseline")
     assert found.status == "fail"
@@ -228,7 +228,7 @@ def test_noise_that_beats_gradients_is_named():
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_noise_meets_what_gradients_left(alone):
-    """Also what an attack without gradients broke after them."""
+    """It also meets samples that an attack without gradients broke after the gradient attacks."""
     model = Bump(lambda pixel: 2 * (pixel > 0.5).float() - 1, pixel=True)
     attacks = ["pgd(random_start=False)", "noise(draws=20)"]
     assert one(model, *grey(), attacks, "noise_baseline", alone=alone).status == "fail"
@@ -253,9 +253,9 @@ def test_gradients_of_a_surrogate_say_nothing(net, robust_net, batch):
 @pytest.mark.parametrize("suite", ["fast", "fast(version=1)", "standard", "verdict", "targeted"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_suite_passes_the_self_test(suite, norm, net, batch, monkeypatch):
-    """Also where an attack leaves out what others have left far from the boundary, or the class that they went for.
+    """This includes attacks that leave out samples which others left far from the boundary, or classes which others aimed at.
 
-    The net's own samples fall at once at so large a radius: the self-test takes the radius of its linear model.
+    At so large a radius all samples of the net break at once, but the self-test uses the radius of its own linear model.
     """
     monkeypatch.setattr(attack_self_test, "TRIED", 4)
     x, y = batch
@@ -310,7 +310,7 @@ def test_the_linear_model_can_be_broken_just_where_it_says(norm, shape):
     assert set(y.tolist()) == {0, 1}
     assert 0 <= x.min() <= x.max() <= 1
     w = model[1].weight[1] - model[1].weight[0]
-    # What a ball of this radius gains at most, by the dual norm; the walls of the box take from it where pixels go far.
+    # The most that a ball of this radius can gain, by the dual norm. The box reduces it if pixels move far.
     gain = needed * {"linf": w.abs().sum(), "l2": w.norm(), "l1": w.abs().max()}[norm].item()
     assert gain >= 1 - 1e-3
     assert norm == "l1" or gain == pytest.approx(1, abs=1e-3)
@@ -369,7 +369,7 @@ def test_examples_of_another_model_that_break_nothing_say_nothing(net, robust_ne
 
 
 def test_what_is_right_at_grey_may_stand_at_a_huge_eps():
-    """Dark images cannot become as bright as 0.7 in a ball that only takes bright ones to grey."""
+    """In a ball that reaches from bright images to grey, dark images cannot become as bright as 0.7."""
     model = Bump(lambda m: 20 * (m - 0.7))
     x = torch.cat([torch.full((30, 1, 8, 8), 0.2), torch.full((10, 1, 8, 8), 0.9)])
     y = torch.tensor([0] * 30 + [1] * 10)
@@ -425,6 +425,6 @@ def test_chance_has_room_for_few_samples(net, batch):
     right = net(x).argmax(1) == y
     x, y = x[right], y[right]
     other = (y != net(torch.full_like(x[:1], 0.5)).argmax(1)).nonzero().squeeze(1)
-    for rows in (other[:4], other):  # none of the class at grey, so that chance is that of a guess
+    for rows in (other[:4], other):  # without the class of grey, chance is that of a guess
         threshold = one(net, x[rows], y[rows], ["fgsm"], "large_eps").threshold
         assert threshold == pytest.approx(0.1 + 2 * math.sqrt(0.1 * 0.9 / len(rows)))

@@ -54,7 +54,7 @@ def batch():
 
 
 def run_checks(model, x, y, *, parts=None, images_were_on=None):
-    """The checks that need no attack, in order. The model must be frozen."""
+    """Return the results of the checks that need no attack, in order. The model must be frozen."""
     subject = Subject(model, x, y, LINF, None, None, torch.arange(len(x)), images_were_on=images_were_on)
     engine = Engine(subject, len(x))
     engine.parts = parts or engine.parts
@@ -127,7 +127,7 @@ def test_random_logits_are_named(size):
     [fixed_noise, lambda x: x - x.mean(0) + 0.5, lambda x: nn.functional.batch_norm(x, None, None, training=True)],
 )
 def test_a_model_that_looks_at_the_whole_batch_is_named(before, net, batch):
-    """Two passes agree to the bit."""
+    """Two passes over the same batch agree bit for bit."""
     found = checks(Masked(net, before=before), *batch)["random_output"]
     assert found.status == "fail"
     assert "depend on the rest of the batch" in found.message
@@ -187,7 +187,7 @@ def test_the_batch_size_decides_no_check(size, net, batch):
     x, y = batch[0][:24], batch[1][:24]
     some = torch.arange(24) % 3 == 0
 
-    def flat_where_bright(images):  # whose gradient is 0 for every third image alone
+    def flat_where_bright(images):  # without a gradient for every third image
         bright = (images[:, None] == x[some]).flatten(2).all(2).any(1).view(-1, 1, 1, 1)
         return torch.where(bright, images.detach(), images)
 
@@ -228,7 +228,7 @@ def test_a_model_that_takes_one_image_at_a_time_is_not_checked_for_batch_depende
 
 
 def test_images_without_an_answer_need_no_gradient(net, batch):
-    def lose(images):  # every second one
+    def lose(images):  # NaN for every second image
         odd = (images[:, None] == batch[0][::2]).flatten(2).all(2).any(1).view(-1, 1, 1, 1)
         return torch.where(odd, float("nan"), images)
 
@@ -254,7 +254,7 @@ def test_score_based_attacks_of_the_cascade_decide(alone, net, batch):
     found = black_box(model, batch, attacks, threat=ThreatModel("linf", 0.25), alone=alone)
     assert found.status == "fail"
     assert "nearest" not in found.message
-    assert ("square(queries=3)" in found.message) == alone, "in a cascade the first met what gradients never saw"
+    assert ("square(queries=3)" in found.message) == alone, "in a cascade, pgd did not meet what the first attack broke"
 
 
 def test_a_noise_attack_does_not_replace_the_black_box_probe(net, batch):
@@ -269,7 +269,7 @@ def test_where_there_is_nothing_to_compare(net, batch):
     nothing_left = black_box(net, batch, ["fgsm", "pgd"], threat=ThreatModel("linf", 0.9))
     assert (nothing_left.status, nothing_left.measured) == ("not_run", None)
     assert black_box(net, batch, threat=ThreatModel("linf", 0)).status == "pass"
-    assert black_box(net, batch, ["tests.helpers.eval_models:raises"]).status == "not_run", "the only one failed"
+    assert black_box(net, batch, ["tests.helpers.eval_models:raises"]).status == "not_run", "the only attack failed"
 
 
 def test_the_same_probe_each_time(net, batch):
@@ -278,15 +278,15 @@ def test_the_same_probe_each_time(net, batch):
 
 
 def test_the_cascade_sees_through_large_logits(net, batch):
-    """The ratio of logits has no scale."""
+    """The second attack of STRONG uses ratios of logits, which do not depend on their scale."""
     huge = Masked(net, after=lambda logits: 1e6 * logits)
-    assert robust(huge, batch, LINF, "pgd") > 0.9, "the cross-entropy is fooled"
+    assert robust(huge, batch, LINF, "pgd") > 0.9, "the gradient of cross-entropy vanishes"
     assert robust(huge, batch, LINF, *STRONG) == pytest.approx(robust(net, batch, LINF, *STRONG), abs=0.03)
 
 
 def test_the_cascade_sees_through_quantised_input(net, batch):
     steps, threat = Masked(net, before=quantise), ThreatModel("linf", 0.2)
-    assert robust(steps, batch, threat, *STRONG) > 0.9, "gradients are fooled"
+    assert robust(steps, batch, threat, *STRONG) > 0.9, "attacks with gradients are misled"
     square = "square(queries=1000)"
     assert robust(steps, batch, threat, STRONG[0], square) == pytest.approx(
         robust(net, batch, threat, square), abs=0.06

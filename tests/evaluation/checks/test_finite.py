@@ -41,7 +41,7 @@ def checks(evaluation):
 
 
 class Silent(nn.Module):
-    """NaN for images that are bright in the mean, as the logarithm of a negative number gives."""
+    """A model whose logits are NaN for images with a large mean, because it takes the logarithm of a negative number."""
 
     def __init__(self, net, level: float) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def test_no_answer_is_a_wrong_answer_for_every_class(net, batch):
     level = x.flatten(1).mean(1).median().item()
     model = Silent(net, level)
     silent = model(x).isnan().any(1)
-    assert ((y == 0) & silent).any(), "or the first class could not be mistaken for the answer"
+    assert ((y == 0) & silent).any(), "an argmax of NaN would give class 0, so some of these labels must be 0"
     right = int((net(x).argmax(1)[~silent] == y[~silent]).sum())
     result = judged(model, batch)
     found = result.evaluation
@@ -76,7 +76,7 @@ def test_no_answer_is_a_wrong_answer_for_every_class(net, batch):
 
 
 def test_an_attack_that_silences_the_model_has_broken_it(net, batch):
-    """As robust accuracy asks for the right label wherever the ball reaches."""
+    """Robust accuracy requires the right label everywhere in the ball, and NaN gives no label."""
     x, y = batch
     model = Silent(net, x.flatten(1).mean(1).max().item() + 0.01)
     found = judged(model, (x, y), ["noise(draws=4)", *STRONG]).evaluation
@@ -90,7 +90,7 @@ def test_an_attack_that_silences_the_model_has_broken_it(net, batch):
     "attack", ["apgd_ce(steps=5)", "pgd(steps=3)", "fab_t(steps=5)", "square(queries=20)", "noise"]
 )
 def test_masked_classes_are_no_silence(attack, net, batch):
-    """Logits of -inf rule classes out: the verdict is that of a model without them."""
+    """Logits of -inf exclude classes; the verdict is that of a model without these classes."""
     x, y = batch
     narrow = Masked(net, after=lambda logits: torch.cat([logits, torch.full_like(logits[:, :3], -torch.inf)], 1))
     found, plain = (judged(model, (x, y), [attack]).evaluation for model in (narrow, net))
@@ -99,7 +99,7 @@ def test_masked_classes_are_no_silence(attack, net, batch):
 
 
 def lost(model, x, y, threat, *, every: int = 1, generator=None):
-    """Of every so many attempts one is no image."""
+    """Return NaN for one of every `every` images."""
     x_adv = x.clone()
     x_adv[::every] = torch.nan
     return x_adv
@@ -118,7 +118,7 @@ def test_attempts_of_nan_are_counted(every, status, net, batch):
 
 
 def beyond(model, x, y, threat, *, every: int = 1):
-    """A quarter of a pixel value beyond the ball, in every nth image; as they are, the others."""
+    """Move every nth image by 0.25 beyond the ball, and leave the others unchanged."""
     far = torch.arange(len(x), device=x.device) % every == 0
     return torch.where(far.view(-1, 1, 1, 1), (x + threat.eps + 0.25).clamp(0, 1), x)
 
@@ -152,7 +152,7 @@ def test_an_attack_that_fails_is_warned_of(net, batch):
 
 
 class Pole(torch.autograd.Function):
-    """The image itself, with a gradient of NaN where a pixel is black."""
+    """The identity, with a gradient of NaN at black pixels."""
 
     @staticmethod
     def forward(ctx, x):
@@ -165,7 +165,7 @@ class Pole(torch.autograd.Function):
 
 
 def flat(x):
-    """The same answers, and no gradient at black pixels."""
+    """Return the image unchanged, but without a gradient at black pixels."""
     return x * (x > 0)
 
 
@@ -183,7 +183,7 @@ def test_gradients_with_poles_are_counted_and_the_number_is_that_of_the_twin(net
 
 
 def test_what_the_poles_hide_fails_the_check(net, batch):
-    """Black pixels that matter, and that no gradient at them shows."""
+    """Black pixels matter for the prediction, but have no gradient that shows it."""
     black = Masked(net, before=lambda x: Pole.apply(x))
     threat = ThreatModel("linf", 0.15)
     found = judged(black, batch, ["pgd(steps=10, random_start=False)"], threat).evaluation
@@ -212,7 +212,7 @@ def test_no_finite_gradient_at_all_fails(net, batch):
 
 
 class Edge(Pole):
-    """A pole at white pixels, where only an attack comes to."""
+    """A gradient of NaN at white pixels, which only attacks produce."""
 
     @staticmethod
     def forward(ctx, x):

@@ -25,7 +25,7 @@ class Normalize(nn.Module):
 
 
 class Inline(nn.Module):
-    """Normalises in its own forward, as most code does."""
+    """A model that normalises in its own forward, as most code does."""
 
     def __init__(self, net):
         super().__init__()

@@ -40,7 +40,7 @@ ATTACKS = ["apgd_ce(steps=10)", "apgd_t(steps=10, targets=3)"]
 
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    """Fewer queries and runs than users get: what is tested does not depend on them."""
+    """Use fewer queries and shorter timings than by default; the tests do not depend on them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(home, "SQUARE", "square(queries=200)")
         patch.setattr("robustcls.evaluation.artefact_speed.LIMITS", {"most": 4, "least": 4, "seconds": 2.0})
@@ -59,7 +59,7 @@ def data():
 
 
 def export(net, path):
-    """By the exporter that is fast."""
+    """Export with the faster of PyTorch's two exporters; return the path."""
     with warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             net, (torch.rand(2, *SIZE),), path, dynamo=False, input_names=["images"], output_names=["logits"],
@@ -89,7 +89,7 @@ def rounded(fp32, folder):
 
 
 class FourBit(nn.Module):
-    """Activations of four bits, from whose rounding no gradient comes; at most `top`, so that many are saturated."""
+    """Activations rounded to four bits, without a gradient, and cut off at `top`, so that many are saturated."""
 
     def __init__(self, top):
         super().__init__()
@@ -100,14 +100,14 @@ class FourBit(nn.Module):
 
 
 class Steps(nn.Module):
-    """Eight grey levels by comparison, which has no gradient, straight through or otherwise."""
+    """Eight grey levels by comparisons, which have no gradient, not even a straight-through one."""
 
     def forward(self, x):
         return sum((x > (level - 0.5) / 7).float() for level in range(1, 8)) / 7
 
 
 class Steep(nn.Module):
-    """Black or white, by a sigmoid so steep that its gradient underflows."""
+    """Pixels made black or white by a sigmoid so steep that its gradient underflows."""
 
     def forward(self, x):
         return torch.sigmoid(2000 * (x - 0.5))
@@ -129,7 +129,7 @@ def subject_of(file, original, data, threat=THREAT):
 
 
 def compare(file, original, data, *, attacks=ATTACKS, threat=THREAT, methods=()):
-    """The record, and the checks that came with it by their names."""
+    """Return the record of the comparison, and its checks by id."""
     subject, evaluation = subject_of(file, original, data, threat), SimpleNamespace(checks=[])
     record = home.measure(
         subject, evaluation, n=len(data[1]), attacks=as_attacks(attacks), methods=methods, batch_size=100, seed=0
@@ -144,7 +144,7 @@ def honest(rounded, original, data):
 
 def test_every_label_that_changed_is_counted(folder, original, data):
     other = Classifier(train_digits(epochs=1), classes=NAMES, input_size=SIZE).eval()
-    x = (data[0] + 0.7 * torch.randn(data[0].shape)).clamp(0, 1)  # on which both are often wrong
+    x = (data[0] + 0.7 * torch.randn(data[0].shape)).clamp(0, 1)  # both models are often wrong on these
     record, _ = compare(load(export(other, folder / "other.onnx")), original, (x, data[1]))
     labels = record.labels
     before, after = original(x).argmax(1), other(x).argmax(1)
@@ -168,7 +168,7 @@ def test_an_honest_int8_file_is_not_flagged(honest):
     assert abs(record.difference) < 0.05
     assert record.ci95[0] <= record.difference <= record.ci95[1]
     assert record.agreement.accuracy >= 0.97
-    assert 0.2 < record.union.accuracy < 0.9  # so that there was something to tell
+    assert 0.2 < record.union.accuracy < 0.9  # some samples are broken, some are not
 
 
 def test_labels_of_the_twin_are_onnxruntimes(rounded, data):
@@ -216,7 +216,7 @@ def test_a_file_whose_gradients_mislead_is_flagged(layer, original, data, folder
 
 def test_a_file_without_a_gradient_keeps_transfer_and_square(original, data, folder):
     model = onnx.load(export(original, folder / "plain.onnx"))
-    for node in model.graph.node:  # an operator that does nothing here, and that the twin lacks
+    for node in model.graph.node:  # add an operator without effect, which the twin lacks
         node.output[:] = ["before" if name == "logits" else name for name in node.output]
     model.graph.node.append(onnx.helper.make_node("Shrink", ["before"], ["logits"], bias=0.0, lambd=0.0))
     onnx.save(model, folder / "unknown.onnx")
@@ -237,7 +237,7 @@ def test_a_file_without_a_gradient_keeps_transfer_and_square(original, data, fol
 
 
 def test_both_models_meet_the_same_sets_of_attacks(fp32, original, data):
-    """Of two models that are the same, everything is: but for chance, which another seed shows."""
+    """The two models are the same, so their numbers differ only by chance."""
     record, checks = compare(fp32, original, data)
     assert record.agreement.correct == record.agreement.total
     assert record.clean == record.original.clean
@@ -247,7 +247,7 @@ def test_both_models_meet_the_same_sets_of_attacks(fp32, original, data):
 
 
 class Tied(nn.Module):
-    """Each of ten classes has the logit of the digit, rounded to whole tens."""
+    """A model whose logits are rounded to whole tens, so that classes are often tied."""
 
     def __init__(self, net):
         super().__init__()
@@ -314,7 +314,7 @@ def test_maps_of_an_int8_file_are_drawn_and_measured(rounded, data):
     assert {one.method for example in found.gallery.examples for one in example.maps} >= set(methods)
 
 
-# What follows reads the record of the honest file.
+# The tests below use the record of the honest file.
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +407,7 @@ def test_the_page_and_the_card_show_both_models(evaluation):
 
 @pytest.fixture(scope="module")
 def exported(original, folder):
-    """A folder that export wrote, and the checkpoint that it was made of."""
+    """Export the model to a folder and save its weights as net.pt; return the artefact."""
     pytest.importorskip("onnxscript")
     torch.save(original.net.state_dict(), folder / "net.pt")
     return robustcls.export(original, folder / "artefact", calibration=digits("train", size=8).batch()[0][:64])

@@ -20,7 +20,7 @@ def judged_by(model: nn.Module) -> Evaluated:
 
 
 def logits_of(confidence: list[float]) -> torch.Tensor:
-    """Two classes, of which the first has this probability."""
+    """Return logits of two classes, of which the first has this probability."""
     chance = torch.tensor(confidence, dtype=torch.float64)
     return torch.stack([chance.log(), (1 - chance).log()], 1)
 
@@ -38,7 +38,7 @@ def ece_by_numpy(logits: np.ndarray, y: np.ndarray, bins: int) -> float:
 
 
 def test_a_case_by_hand():
-    """Three of four right at 0.9, one of two at 0.6: (4 * 0.15 + 2 * 0.1) / 6."""
+    """At 0.9 three of four are right, at 0.6 one of two, so the calibration error is (4 * 0.15 + 2 * 0.1) / 6."""
     found = reliability(logits_of([0.9, 0.9, 0.9, 0.9, 0.6, 0.6]), torch.tensor([0, 0, 0, 1, 0, 1]), bins=10)
     assert found.ece == pytest.approx(0.8 / 6)
     assert found.accuracy == pytest.approx(4 / 6)

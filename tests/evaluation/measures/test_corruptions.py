@@ -16,7 +16,7 @@ from robustcls.results.records import Evaluation
 from tests.helpers.eval_models import evaluated, make_batch, make_net
 
 NAMES = plugins.names("corruption")
-EACH = 7  # published images of a severity
+EACH = 7  # published images per severity
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_record_survives_json(judged, measured):
 
 
 def publish(folder, labels=None, **changed):
-    """Files like CIFAR-10-C: of 7 images a severity, the model is right on 7, 6, 5, 4 and 3."""
+    """Write files like CIFAR-10-C: of 7 images per severity, the model classifies 7, 6, 5, 4 and 3 correctly."""
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (5 * EACH, 8, 8, 3), dtype=np.uint8)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def publish(folder, labels=None, **changed):
 def test_published_images_are_read_by_severity_with_their_labels(tmp_path, judged):
     folder = publish(tmp_path / "CIFAR-10-C", fog=np.zeros((5 * EACH, 8, 8, 3), dtype=np.uint8))
     labels = np.load(folder / "labels.npy").reshape(5, EACH)
-    assert set(labels.flatten()) == {0, 1, 2, 3}, "the case has all classes"
+    assert set(labels.flatten()) == {0, 1, 2, 3}, "all classes occur"
     found = measure_corruptions(*judged.on(make_net()), n=100, batch_size=3, seed=0, corruptions_from=folder)
     assert found.n == EACH
     assert found.clean.total == 100

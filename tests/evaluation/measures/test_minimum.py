@@ -24,7 +24,7 @@ def linear(num_classes: int = 3) -> nn.Sequential:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
     with torch.no_grad():
-        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))  # the classes meet in the middle of the box
+        net[1].bias.copy_(-0.5 * net[1].weight.sum(1))  # the boundaries meet in the middle of the box
     return net.eval()
 
 
@@ -43,7 +43,7 @@ def case() -> tuple[nn.Module, Evaluated]:
 
 
 def nearest(net: nn.Sequential, x: Tensor, y: Tensor, norm: str) -> Tensor:
-    """The distance to the nearest hyperplane between the true class and another, inside the box: exact for two."""
+    """Return the distance to the nearest hyperplane between the label and another class, inside the box; exact for two."""
     weight, bias = net[1].weight.detach(), net[1].bias.detach()
     flat, threat = x.flatten(1), ThreatModel(norm, 1.0)
     ways = []
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_and_samples_are_spread(case):
 
 
 def test_a_model_without_another_class_is_censored():
-    """Always the same class: the samples of that class have no example; quartiles beyond them are not known."""
+    """The model always predicts class 0, so samples of class 0 have no example, and quartiles beyond the others are unknown."""
     x, y = make_batch()
     net = Masked(make_net(), after=lambda logits: logits * 0 + torch.tensor([1.0, 0, 0, 0]))
     record = measure_minimum(*judged_by(net, x, y).on(net), n=60, batch_size=16, seed=0)[0]
@@ -94,7 +94,7 @@ def test_a_model_without_another_class_is_censored():
 
 
 def test_an_upper_bound_never_worse_than_the_example_of_the_evaluation(monkeypatch):
-    """With an attack that finds nothing, the evaluation's own examples are all there is."""
+    """The attack of the measure finds nothing, so the distances come from the examples of the evaluation."""
     monkeypatch.setattr(minimum, "ATTACKS", {norm: ["tests.helpers.eval_models:idle"] for norm in NORMS})
     x, y = make_batch()
     net = make_net()
@@ -133,7 +133,7 @@ def test_where_one_of_several_attacks_fails_the_others_decide(case, monkeypatch)
 
 @pytest.mark.slow
 def test_the_nearest_of_several_attacks_counts(case, monkeypatch):
-    """With each alone no distance is smaller than with both."""
+    """No attack alone finds a smaller distance than all of them together."""
     net, judged = case
     both = minimum.ATTACKS["l2"]
     assert [spec.partition("(")[0] for spec in both] == ["fab_t", "ddn", "min_apgd"]
@@ -145,7 +145,7 @@ def test_the_nearest_of_several_attacks_counts(case, monkeypatch):
         )
         apart.append(measure_minimum(*judged.on(net), n=40, batch_size=16, seed=0)[1].distance)
     torch.testing.assert_close(together, torch.tensor(apart).amin(0), rtol=1e-4, atol=1e-6)
-    assert len({tuple(distances) for distances in apart}) > 1, "the attacks are not told apart"
+    assert len({tuple(distances) for distances in apart}) > 1, "the attacks find the same distances"
 
 
 def test_a_model_without_gradients_is_told_what_to_give(case):
@@ -176,7 +176,7 @@ def test_the_cascade_has_the_distances_already():
 
 
 def test_within_eps_on_the_page_are_those_that_the_cascade_broke():
-    """Attacks end on the sphere, where rounding puts the example a little beyond eps: `verify` allows for that."""
+    """Attacks end on the surface of the ball, where rounding may put an example slightly beyond eps; `verify` allows for it."""
     x, y = make_batch()
     eps = 0.06
     judged = judged_by(make_net(), x, y, ["pgd(steps=3)", "tests.helpers.eval_models:nearest"], eps)

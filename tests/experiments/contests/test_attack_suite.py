@@ -1,4 +1,4 @@
-"""The contests: claims are verified, a contestant that fails has a row, and every installed library takes part."""
+"""The contests: claims are verified, a contestant that fails gets a row, and every installed library takes part."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ def needs(*packages):
 
 
 class Brightness(torch.nn.Module):
-    """Class 1 where the mean pixel exceeds a half."""
+    """A model that predicts class 1 if the mean of the pixels exceeds a half."""
 
     def forward(self, x):
         score = x.mean((1, 2, 3)) - 0.5
@@ -37,7 +37,7 @@ class Brightness(torch.nn.Module):
 
 
 def samples():
-    """Four images of class 0, the last of them labelled 1, and so wrong to begin with."""
+    """Return four images of class 0, the last of which is labelled 1 and therefore misclassified from the start."""
     return torch.full((4, 1, 4, 4), 0.45), torch.tensor([0, 0, 0, 1])
 
 
@@ -189,7 +189,7 @@ def moody():
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Models from code in the current folder."""
+    """Write code with models into the current folder."""
     (tmp_path / "tinymodel.py").write_text(CODE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -199,7 +199,7 @@ def tiny(tmp_path, monkeypatch):
 
 @pytest.fixture
 def arena(tiny, tmp_path):
-    """Makes an arena of eight digits for a model of that code."""
+    """Return a function that makes an arena of eight digits for a model of this code."""
 
     def make(model, **changes):
         task = {
@@ -232,7 +232,7 @@ def test_pgd_with_every_peer_on_a_model_from_code(tiny, tmp_path, capsys):
         assert "error" not in row, row
         assert (row["unverified"], row["outside"]) == (0, 0)
         assert row["robust_accuracy"] == row["claimed_robust_accuracy"] <= row["clean_accuracy"], name
-        assert abs(row["points"]) <= 12.5  # one of the eight
+        assert abs(row["points"]) <= 12.5  # one of eight samples
         assert row["robust_accuracy"] < row["clean_accuracy"]
     stages = suite["rounds"]["robustcls"][0]["attacks"]
     assert stages[0]["name"] == "pgd"
@@ -251,7 +251,7 @@ def test_pgd_with_every_peer_on_a_model_from_code(tiny, tmp_path, capsys):
 @pytest.mark.slow
 def test_autoattack_and_single_on_a_model_from_code(tiny, tmp_path, capsys):
     arguments = ["--model", "tinymodel:nearest", "--contest", "autoattack", "--contest", "single"]
-    arguments += ["--eps", "0.5"]  # at which nothing stands after the first attack: the others cost nothing
+    arguments += ["--eps", "0.5"]  # the first attack breaks everything, so the others are cheap
     status, written, printed = bench(tmp_path, capsys, *arguments)
     assert status == 0
     assert list(written["suites"]) == ["autoattack", "single"]
@@ -262,7 +262,7 @@ def test_autoattack_and_single_on_a_model_from_code(tiny, tmp_path, capsys):
             assert row["points"] is not None
             assert len(suite["rounds"][name]) == 1
     rows = written["suites"]["autoattack"]["rows"]
-    assert rows["robustcls standard"]["points"] == 0  # a linear model is solved by all
+    assert rows["robustcls standard"]["points"] == 0  # all break the linear model equally
     assert rows["pyautoattack standard"]["ratio"] == 1
     single = written["suites"]["single"]["rows"]
     assert single["robustcls apgd_ce"]["reference"] == "pyautoattack apgd-ce"

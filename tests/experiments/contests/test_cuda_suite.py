@@ -1,4 +1,4 @@
-"""The cuda suite, tiny and on the CPU: operations counted correctly, ratios within rounds, failures in their row."""
+"""The suite `cuda`, tiny and on the CPU: operations are counted correctly, ratios are within rounds, failures have rows."""
 
 import json
 import runpy
@@ -37,7 +37,7 @@ WORKLOADS = ["clean", "fgsm_rs", "pgd2", "trades2"]
 
 
 def waves(threat, x, generator=None):
-    """A random start without the randomness, the same for both loops."""
+    """Replace the random start by a fixed one, the same for both loops."""
     return threat.project(x + threat.eps / 2 * torch.sin(1000 * x + torch.arange(x[0].numel()).view(x[0].shape)), x)
 
 
@@ -47,11 +47,11 @@ def weights_of(model):
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_the_first_update_of_our_loop_is_that_of_the_plain_one(workload, images, monkeypatch):
-    """In fp32, from the same starts, they differ by the order of summation alone: channels last in one of them.
+    """In fp32 and from the same starts, they differ only in the order of summation, because one of them uses channels_last.
 
-    That is 1e-6 of the loss on any processor, and 5e-3 of the update at most: a gradient's sign may turn where it is
-    nearly zero. Later updates are not compared: each multiplies the difference by about 50, so that the fifth differs by
-    percents between two processors with the same loop, too.
+    On any processor, the difference is 1e-6 of the loss and at most 5e-3 of the update, because a gradient that is nearly
+    zero may change its sign. Later updates are not compared: each multiplies the difference by about 50, so that even the
+    same loop differs by several percent between two processors at the fifth update.
     """
     begun = []
 
@@ -76,7 +76,7 @@ def test_the_first_update_of_our_loop_is_that_of_the_plain_one(workload, images,
 @pytest.mark.parametrize("contestant", [BASELINE, "robustcls"])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_our_loop_and_the_plain_one_learn(workload, contestant, images):
-    """Each by itself; in three seeds the loss fell by 0.24 or more, with AVX2 as with AVX-512."""
+    """Each loop is tested by itself. With three seeds, the loss fell by 0.24 or more, with AVX2 and with AVX-512."""
     losses = take_workloads(images, TASK | {"contestant": contestant, "workloads": [workload], "updates": 16})
     losses = torch.tensor(losses[workload]["losses"])
     assert losses[8:].mean() < losses[0] - 0.1

@@ -1,4 +1,4 @@
-"""The serve suite of the contests: contestants, ratios within a round, and the same images for all."""
+"""The suite `serve` of the contests: contestants, ratios within a round, and the same images for all."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ def subject(tmp_path_factory):
 
 
 def installed(*names):
-    """find_spec where those packages are there, and no others."""
+    """Return a stand-in for find_spec that finds only these packages."""
     return lambda name: object() if name in names else None
 
 

@@ -1,4 +1,4 @@
-"""The training contests: the same work in every row, memory, and maps equal to those of captum."""
+"""The training contests: every row does the same work, memory is measured, and maps equal those of captum."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ def test_all_training_contestants_see_the_same_first_loss_and_all_learn():
             [take_workloads(images, task | {"contestant": name})["pgd2"]["losses"] for task in tasks]
         ).mean(0)
     plain = curves["plain fp32 loop"]
-    for name, curve in curves.items():  # other random starts, another order of sums
+    for name, curve in curves.items():  # random starts and the order of sums differ
         assert curve[0] == pytest.approx(plain[0].item(), rel=0.06), name
         assert curve[8:].mean() < plain[0] - 0.2, name
         assert curve[8:].mean() == pytest.approx(plain[8:].mean().item(), abs=0.25), name
@@ -81,9 +81,9 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sound", "leak"])
 def test_memory_does_not_grow_over_epochs_and_a_batch_kept_in_each_is_seen(how, tmp_path):
-    """Resident memory moves by a few of its largest tensors: four sound runs grew by 0.3 to 4 MB over 40 epochs.
+    """Resident memory varies by a few of its largest tensors: four sound runs grew by 0.3 to 4 MB over 40 epochs.
 
-    A batch is 0.75 MB, and the four that kept 38 of them grew by 28 to 38 MB; hence 10.
+    A batch takes 0.75 MB, and four runs that kept 38 batches grew by 28 to 38 MB; hence the threshold of 10 MB.
     """
     (tmp_path / "leaky.py").write_text(LEAKY, encoding="utf-8")
     task = TASK | {"arch": "leaky:net", "batch_size": 64, "val_images": 100}

@@ -79,8 +79,8 @@ def weights(spec, input_size=(3, 32, 32)):
 
 
 def test_the_sizes_are_those_of_the_papers():
-    assert weights("resnet18")[0] == 11_173_962  # as kuangliu's pytorch-cifar counts it
-    assert weights("preact_resnet18")[0] == 11_171_146 + 2 * 512  # theirs has no BatchNorm at the end
+    assert weights("resnet18")[0] == 11_173_962  # as in kuangliu's pytorch-cifar
+    assert weights("preact_resnet18")[0] == 11_171_146 + 2 * 512  # pytorch-cifar has no final BatchNorm
     assert weights("wide_resnet")[0] == 36_479_194  # 36.5 M in table 4 of the paper
     assert weights("wide_resnet(depth=16, width=4)")[0] == 2_748_890  # 2.7 M
 

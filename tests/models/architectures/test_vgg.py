@@ -34,7 +34,7 @@ def test_each_vgg_has_as_many_weight_layers_as_its_name_says(vgg, convolutions):
 
 
 def test_the_names_of_its_weights_are_those_of_older_checkpoints():
-    places = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)  # three a convolution, and one a pooling
+    places = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)  # three layers per convolution, one per pooling
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     expected = [
         key for at in places for key in (f"0.{at}.weight", *(f"0.{at + 1}.{name}" for name in norm))
@@ -46,7 +46,7 @@ def test_the_weights_that_a_seed_gives_are_those_of_older_versions():
     torch.manual_seed(3)
     net = vgg16(10, (3, 32, 32), width=0.05)
     torch.manual_seed(3)
-    for conv in kinds(net, nn.Conv2d):  # PyTorch's own draws first, as the layers are made
+    for conv in kinds(net, nn.Conv2d):  # PyTorch draws first, when layers are made
         nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False)
     for conv in kinds(net, nn.Conv2d):
         assert torch.equal(conv.weight, nn.init.kaiming_normal_(torch.empty_like(conv.weight), mode="fan_out"))

@@ -21,13 +21,13 @@ pytest.importorskip("onnxruntime")
 helper = onnx.helper
 save = partial(onnx_files.save, x=("n", 1, 2, 2), y=("n", 4))
 
-# Without an example of the standard that PyTorch's types can hold; tested below or by exported networks.
+# The standard has no example of these in types that PyTorch has. They are tested below or by exported networks.
 WITHOUT_EXAMPLE = {"ConvInteger", "CumSum", "DynamicQuantizeLinear", "LayerNormalization", "QLinearConv", "TopK"}
 FLOATS_OF_TORCH = (numpy.float32, numpy.float64, numpy.int64, numpy.int32, numpy.int8, numpy.uint8, numpy.bool_)
 
 
 def examples_of_the_standard():
-    """(name, model, inputs, outputs) of every case whose operators the twin has, of one output in types of PyTorch."""
+    """Yield (name, model, inputs, output) of every case with one output and types of PyTorch whose operators the twin has."""
     from onnx.backend.test.loader import load_model_tests
 
     with numpy.errstate(all="ignore"):
@@ -63,7 +63,7 @@ def test_every_example_of_the_standard_comes_out_or_is_refused():
                 refused.append(name)
                 continue
             except IndexError:
-                assert "empty" in name, name  # a reduction of nothing, which no image is
+                assert "empty" in name, name  # a reduction of an empty tensor, which images are not
                 continue
             close = found.shape == expected.shape and numpy.allclose(
                 found.astype(float), expected.astype(float), rtol=1e-3, atol=1e-5, equal_nan=True
@@ -164,7 +164,8 @@ def test_ranges_of_the_batch_pass_the_gradient():
 
 @pytest.mark.parametrize("quantised", ["QDQ", "QOperator", "dynamic"])
 def test_8_bit_files_of_onnxruntime(quantised, tmp_path):
-    """As its three ways to quantise write them: the twin gives onnxruntime's labels, and a gradient near the float's."""
+    """In files of onnxruntime's three ways to quantise, the twin gives nearly the same labels as onnxruntime, and a gradient
+    near that of the floating-point network."""
     from onnxruntime import quantization as q
 
     net = nn.Sequential(

@@ -1,4 +1,4 @@
-"""ONNX files: their logits, and files that are no image classifiers."""
+"""ONNX files: their logits, and files that are not image classifiers."""
 
 import hashlib
 import sys
@@ -36,7 +36,7 @@ def net(runtime):
 
 
 def export(net, path, batch=2, open_dims=(0,), names=("x",), outputs=("logits",)):
-    """By the exporter that needs onnx alone."""
+    """Export with the exporter that only needs onnx; return the path."""
     x = torch.rand(batch, *SIZE)
     open_dims = {name: {dim: f"d{dim}" for dim in open_dims} for name in (*names, *outputs)}
     with warnings.catch_warnings(action="ignore"):

@@ -30,7 +30,7 @@ class Body(nn.Module):
 
 
 def test_sizes_taken_from_the_batch(tmp_path):
-    """`x.view(x.size(0), -1)`, where the exporter picks a single number of a shape."""
+    """This is `x.view(x.size(0), -1)`, for which the exporter picks a single number from a shape."""
     net = Body(lambda h: h.relu().view(h.size(0), -1))
     path = export(net, tmp_path / "net.onnx")
     assert "Gather" in {one.op_type for one in onnx.load(path).graph.node}
@@ -69,7 +69,7 @@ def test_softmax_over_an_axis_counted_from_the_end(operator, opset, axis, tmp_pa
 @pytest.mark.parametrize("pads", [[1] * 4, [0, 0, 1, 1], [1, 1, 0, 0], [2] * 4, [0, 0, 2, 2]], ids=str)
 @pytest.mark.parametrize("options", [{}, {"count_include_pad": 0}, {"count_include_pad": 1}], ids=str)
 def test_pooling_whose_windows_reach_beyond_the_image(options, pads, ceil_mode, tmp_path):
-    """A window that would begin in the padding is none; what ceil_mode adds counts for no average."""
+    """Windows that would begin in the padding do not exist, and values that ceil_mode adds do not count in averages."""
     operator = "AveragePool" if options else "MaxPool"
     for stride, size in ((2, 8), (2, 9), (3, 8), (3, 9), (3, 10)):
         pool = node(
@@ -126,7 +126,7 @@ def test_a_cast_to_whole_numbers_is_rounding_whose_gradient_passes(to, tmp_path)
 
 
 def test_indices_made_of_the_images_stay_whole_numbers(tmp_path):
-    """A table, here of squares, that the rounded pixels look up; the other half of the sum has the gradient."""
+    """Rounded pixels are indices into a table of squares. Only the other summand, the pixels themselves, has a gradient."""
     nodes = [
         node("Flatten", ["x"], ["f"]), node("Mul", ["f", "k"], ["a"]), node("Cast", ["a"], ["i"], to=onnx.TensorProto.INT64),
         node("Gather", ["table", "i"], ["t"]), node("Add", ["t", "f"], ["y"]),
@@ -179,7 +179,7 @@ def test_operators_between_whole_numbers(operator, tmp_path):
         node("DequantizeLinear", ["p", "t", "u"], ["d"], domain="com.microsoft"), node("Flatten", ["d"], ["y"]),
     ]  # fmt: skip
     path = save(tmp_path / "net.onnx", nodes, QUANTISED, opset=17, ir=8)
-    assert_is_the_file(path, images=torch.rand(4, *SIZE) * 3 - 0.5, near=0.015)  # one step, where a tie falls
+    assert_is_the_file(path, images=torch.rand(4, *SIZE) * 3 - 0.5, near=0.015)  # ties may differ by one step
 
 
 @pytest.mark.parametrize(("activation", "numbers"), [("Relu", None), ("LeakyRelu", [0.2]), ("Clip", [-0.1, 0.3])])

@@ -29,7 +29,7 @@ class Net(nn.Module):
 
 
 def test_half_precision(tmp_path):
-    """Its converter appends casts behind the nodes that take them."""
+    """The converter appends casts after the nodes that use them."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     net = Net()
@@ -65,7 +65,7 @@ def test_weights_of_few_bits(kind, tmp_path):
     weight = onnx.helper.make_tensor("w", getattr(T, kind), [192, 5], FEW.flatten().tolist())
     nodes = [FLAT, node("DequantizeLinear", ["w", "s"], ["W"]), PRODUCT]
     path = save(tmp_path / "net.onnx", nodes, [weight, ("s", numpy.float32(0.1))], opset=21, ir=10)
-    assert_is_the_file(path, near=2e-3)  # onnxruntime rounds the images, too, before it multiplies by 4 bits
+    assert_is_the_file(path, near=2e-3)  # onnxruntime also rounds the images before it multiplies by 4-bit weights
 
 
 def test_weights_in_blocks(tmp_path):
@@ -77,7 +77,7 @@ def test_weights_in_blocks(tmp_path):
 
 @pytest.mark.parametrize(("kind", "values"), [("INT4", (-8, 7)), ("UINT4", (0, 15)), ("UINT16", (0, 65535))])
 def test_values_rounded_to_other_than_8_bits(kind, values, tmp_path):
-    """Scaled so that some lie outside: the range is the type's, not that of the type that holds it here."""
+    """Some values lie outside the range of the type, which is narrower than the type in which PyTorch stores them."""
     zero = onnx.helper.make_tensor("z", getattr(T, kind), [], [0])
     scale = numpy.float32(0.7 / max(values))
     nodes = [FLAT, node("QuantizeLinear", ["f", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]

@@ -81,7 +81,7 @@ def test_norm_bias_trains_what_has_one_dimension():
     [
         "vgg11(width=0.125)",
         "resnet18(width=0.125)",
-        "torchvision/mobilenet_v3_small",  # with convolutions in groups
+        "torchvision/mobilenet_v3_small",  # has grouped convolutions
         "tests.models.tuning.test_contract:attention",
     ],
 )
@@ -101,11 +101,11 @@ def test_lora_adds_to_every_matrix_but_the_heads(arch):
         low = layer.parametrizations.weight
         assert low.original.grad is None
         assert low[0].b.grad is not None
-        assert not low[0].a.grad.any()  # as long as B is 0
+        assert not low[0].a.grad.any()  # 0 as long as B is 0
 
 
 def attention(num_classes, input_size):
-    """A transformer's layer: matrices that PyTorch's attention reads without calling a layer."""
+    """Return a network with a transformer layer, whose matrices PyTorch's attention reads without calling a layer."""
     patches = nn.Sequential(nn.Conv2d(input_size[0], 8, 4, stride=4), nn.Flatten(2))
     layer = nn.TransformerEncoderLayer(16, 2, 16, dropout=0.0, batch_first=True)
     return nn.Sequential(patches, layer, nn.Flatten(), nn.Linear(128, num_classes))

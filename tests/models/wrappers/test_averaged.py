@@ -14,7 +14,7 @@ from tests.helpers.eval_models import make_batch, make_net
 
 
 class Noisy(nn.Module):
-    """Noise on the pixels, then squares, then logits."""
+    """A network that adds noise to the pixels, squares them, and computes logits."""
 
     def __init__(self, noise: float = 0.3) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Noisy(nn.Module):
 
 
 class Listed(Noisy):
-    """The same noise for whoever asks, one after another."""
+    """The same network with given noise, which depends only on the number of the call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def test_logits_and_gradient_are_the_mean_of_explicit_draws():
 
 
 def test_the_gradient_of_many_draws_is_the_closed_form():
-    """The expectation of (x + noise)^2 is x^2 + variance: its gradient knows no noise."""
+    """The expectation of (x + noise)^2 is x^2 + variance, so its gradient contains no noise."""
     model, (x, y) = Noisy(), batch()
     other = (y + 1) % 3
     gap = lambda logits, y: (logits.gather(1, other[:, None]) - logits.gather(1, y[:, None])).squeeze(1)  # noqa: E731
@@ -129,7 +129,7 @@ def test_it_is_neither_copied_nor_folded_and_its_passes_are_counted():
     model = averaged(net, draws=3)
     search = make_search_model(model, "bf16", x)
     assert isinstance(search, Counted)
-    assert search.model is model, "a copy would keep its own noise, or lose it"
+    assert search.model is model, "a copy would have its own noise, or none"
     search.forwards = 0
     input_gradient(search, x, y)
     assert (search.forwards, search.backwards) == (12, 12)

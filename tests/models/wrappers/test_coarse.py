@@ -74,7 +74,7 @@ def coarse_accuracy(model, x, groups):
 
 
 def flattery(net, tree, x, y):
-    """Coarse accuracy under a fine attack minus that under a coarse one."""
+    """Return the coarse accuracy under a fine attack minus that under a coarse attack."""
     model = coarse(net, tree=tree)
     groups = model.group_of[y]
     by_fine = robustcls.attack(net, x, y, THREAT, "pgd(steps=20)")
@@ -84,7 +84,7 @@ def flattery(net, tree, x, y):
 
 def test_an_attack_on_classes_overestimates_the_accuracy_by_group(net, batch, tree, tmp_path):
     assert flattery(net, tree, *batch) > 0.05
-    # Whatever the tree: of random groups of the same sizes, too, a fine attack finds only some of the mistakes.
+    # This holds for any tree: with random groups of the same sizes, a fine attack also finds only some of the mistakes.
     generator = random.Random(0)
     found = []
     for number in range(5):
@@ -95,7 +95,7 @@ def test_an_attack_on_classes_overestimates_the_accuracy_by_group(net, batch, tr
         found.append(flattery(net, str(file), *batch))
     assert min(found) > 0
     file.write_text("\n".join(f'g{name} = ["{name}"]' for name in "0123456789"), encoding="utf-8")
-    assert abs(flattery(net, str(file), *batch)) < 0.01, "groups of one class each are the classes"
+    assert abs(flattery(net, str(file), *batch)) < 0.01, "groups of one class each are the same as classes"
 
 
 def test_the_datas_classes_follow_into_the_groups(net, tree):
@@ -111,8 +111,8 @@ def test_the_datas_classes_follow_into_the_groups(net, tree):
         assert (found.names, found.moves_labels) == (("round", "open"), True)
         assert "10 classes of the data in 2 groups" in found.rule
     by_group = map_classes(loaded, ("open", "round"), 2)
-    assert by_group.outputs == (1, 0), "data whose classes are the groups"
-    assert map_classes(loaded, ("3", "8"), 2).outputs == (1, 0), "some of the classes"
+    assert by_group.outputs == (1, 0), "the classes of the data may be the groups"
+    assert map_classes(loaded, ("3", "8"), 2).outputs == (1, 0), "the data may have only some of the classes"
     with pytest.raises(InputError, match="'ten' is none of the model's"):
         map_classes(loaded, ("3", "ten"), 2)
 

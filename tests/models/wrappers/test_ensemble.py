@@ -1,4 +1,4 @@
-"""An ensemble is the mean of its members' probabilities, and is attacked as one model."""
+"""An ensemble averages the probabilities of its members, and is attacked as one model."""
 
 import shutil
 
@@ -49,7 +49,7 @@ def test_its_probabilities_and_their_gradient_are_the_mean(count):
     loss = -mean(models, seen).gather(1, y[:, None]).log().sum()
     torch.testing.assert_close(input_gradient(whole, x, y), torch.autograd.grad(loss, seen)[0])
     logits = sum(one(x) for one in models) / count
-    assert (whole(x).softmax(1) - logits.softmax(1)).abs().max() > 1e-3, "which is not that of mean logits"
+    assert (whole(x).softmax(1) - logits.softmax(1)).abs().max() > 1e-3, "unlike the mean of logits"
 
 
 def test_it_is_stable_where_probabilities_underflow():
@@ -154,7 +154,7 @@ def test_a_spec_builds_it_and_says_where_the_members_differ(tmp_path):
 
 
 class Seen(nn.Module):
-    """Every third column of the image, from a first one on."""
+    """Keeps every third column of the image, beginning with column `first`."""
 
     def __init__(self, first):
         super().__init__()
@@ -168,7 +168,7 @@ class Seen(nn.Module):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Three small networks of the digits, each of which sees pixels of its own, and test images."""
+    """Return three small networks trained on digits, each of which sees different pixels, and test images with labels."""
     x, y = digits("train", size=8).batch()
     models = []
     for seed in range(3):
@@ -194,7 +194,7 @@ def test_members_attacked_one_by_one_look_more_robust_than_the_ensemble_attacked
     together = whole(robustcls.attack(whole, x, y, THREAT, "pgd(steps=20)")).argmax(1) == y
     assert (whole(x).argmax(1) == y).float().mean() > 0.9
     assert alone.float().mean() > together.float().mean() + 0.05
-    again = models[0]  # the control: of one member there is nothing to flatter
+    again = models[0]  # the control: with one member twice, both attacks agree
     same = ensemble(again, again)
     by_member = same(robustcls.attack(again, x, y, THREAT, "pgd(steps=20)")).argmax(1) == y
     by_whole = same(robustcls.attack(same, x, y, THREAT, "pgd(steps=20)")).argmax(1) == y

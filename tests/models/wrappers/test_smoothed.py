@@ -15,7 +15,7 @@ from tests.helpers.eval_models import make_batch, make_net
 
 
 def drawn(model, x, sigma, draws, seed):
-    """Logits on explicit noise: draws,N,K."""
+    """Return the logits under explicit noise: draws,N,K."""
     noise = [torch.randn(x.shape, generator=torch.Generator().manual_seed(mix(seed, k))) for k in range(draws)]
     return torch.stack([model(x + sigma * one) for one in noise])
 
@@ -35,7 +35,7 @@ def test_logits_are_the_shares_of_votes_with_the_mean_softmax_as_one_more():
 
 
 def test_the_gradient_is_that_of_smoothadv():
-    """Of -log of the mean probability of the label under the same noise, up to a factor for each sample."""
+    """It is that of -log of the mean probability of the label under the same noise, up to a factor for each sample."""
     net, (x, y) = make_net(), make_batch(8)
     model = smoothed(net, sigma=0.5, draws=9)
     model.restart(5)

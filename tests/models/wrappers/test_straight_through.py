@@ -10,7 +10,7 @@ from robustcls.models.wrappers.straight_through import StraightThrough, straight
 
 
 def levels(x):
-    """Four grey levels, without a gradient."""
+    """Round the image to multiples of 1/4, without a gradient."""
     return (x.detach() * 4).round() / 4
 
 
@@ -19,7 +19,7 @@ def square(x):
 
 
 def wider(x):
-    """Each pixel twice."""
+    """Return all channels twice, without a gradient."""
     return torch.cat([x, x], 1).detach()
 
 
@@ -29,7 +29,7 @@ def wider_substitute(x):
 
 class Levels(nn.Module):
     def forward(self, x):
-        return x.mul_(4).round_().div_(4)  # in place, as some do
+        return x.mul_(4).round_().div_(4)  # in place, as in some models
 
 
 class Net(nn.Module):
@@ -44,7 +44,7 @@ class Net(nn.Module):
 
 
 class Calling(Net):
-    """Calls the function by its name in this module."""
+    """A network that calls the function by its name in this module."""
 
     def forward(self, x):
         return self.body(levels(x))
@@ -55,7 +55,7 @@ def batch():
 
 
 def by_hand(net, x, y):
-    """The gradient of the loss at the quantised image, which the identity hands on."""
+    """Return the gradient of the loss at the quantised image, which the identity passes on."""
     z = levels(x).requires_grad_()
     return torch.autograd.grad(cross_entropy(net.body(z), y).sum(), z)[0]
 
@@ -70,9 +70,9 @@ def test_the_gradient_is_that_behind_the_layer(net, layer):
     kept = x.clone()
     layer = net.front if layer == 0 else layer
     model = StraightThrough(net, layer)
-    gradient = input_gradient(lambda images: model(images * 1), x, y)  # the first layer may write on what it is given
+    gradient = input_gradient(lambda images: model(images * 1), x, y)  # the first layer may overwrite its input
     torch.testing.assert_close(gradient, by_hand(net, x, y), rtol=0, atol=0)
-    assert input_gradient(lambda images: net(images * 1), x, y).abs().max() == 0, "without it there is none"
+    assert input_gradient(lambda images: net(images * 1), x, y).abs().max() == 0, "alone it has no gradient"
     assert torch.equal(model(x.clone()), net(x.clone())), "the forward pass is the model's own"
     assert torch.equal(x, kept)
 

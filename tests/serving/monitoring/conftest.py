@@ -1,4 +1,4 @@
-"""What the tests of monitoring share."""
+"""Fixtures for the tests of monitoring."""
 
 import pytest
 

@@ -15,8 +15,8 @@ from robustcls.serving.monitoring.target import Target
 from tests.helpers.fake_service import FakeService, serving
 from tests.helpers.prometheus import alerts_of, free_port, program, query, running, until, webhook
 
-SPEED = 60  # an hour of the rules is a minute
-HISTORY, PATIENCE = 40, 150  # seconds: without a fault, and until every alert must have fired
+SPEED = 60  # an hour in the rules becomes a minute
+HISTORY, PATIENCE = 40, 150  # seconds without a fault, and until all alerts fired
 BUDGETS = ("Fast", "Medium", "Slow")
 
 
@@ -32,7 +32,7 @@ def restarting(one):
     one.metrics.restarts.labels(*one.of).inc(3)
 
 
-FAULTS = {  # job: how the service is made, what happens to it later, the alerts
+FAULTS = {  # job: options of the service, what happens to it later, the expected alerts
     "robustcls": ({}, None, ()),
     "failing": ({}, {"failing": 0.5}, [f"RobustclsErrorBudget{one}" for one in BUDGETS]),
     "slow": ({}, {"slow": 0.5}, [f"RobustclsLatencyBudget{one}" for one in BUDGETS]),
@@ -101,10 +101,11 @@ def test_each_alert_fires_on_its_fault_and_none_without(tmp_path):
                 time.sleep(1)
 
         def missed():
-            """Services whose scrape really took too long, as on a busy machine: there the alert is right."""
+            """Return services whose scrape really took too long, as on a busy machine; for these, the alert is right."""
             return {(one["metric"]["job"], "RobustclsAbsent") for one in query(base, "min_over_time(up[1h]) == 0")}
 
-        # Prometheus takes some seconds until it scrapes: nothing beside the two minutes of the rules, much beside two seconds.
+        # Prometheus takes a few seconds until its first scrape. This is little compared with the two minutes in the rules, but
+        # much compared with the two seconds that they become here.
         traffic(30, lambda: len(query(base, "up == 1")) == len(services))
         write_rules(tmp_path)
         urllib.request.urlopen(f"{base}/-/reload", data=b"", timeout=10).close()
@@ -134,7 +135,7 @@ def test_each_alert_fires_on_its_fault_and_none_without(tmp_path):
 
 
 def write_configuration(folder, addresses, manager, receiver):
-    """What `robustcls monitor` writes, for every job in one Prometheus, and with short intervals."""
+    """Write the files of `robustcls monitor`, but for all jobs in one Prometheus and with short intervals."""
     whole = prometheus(target("robustcls", alertmanager=manager))
     whole["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     whole["rule_files"] = [f"rules-{job}.yml" for job in FAULTS]
@@ -153,7 +154,7 @@ def write_rules(folder):
 
 
 def check_dashboard(base):
-    """Each query has an answer about a healthy service."""
+    """Assert that each query has an answer for a healthy service."""
     found = queries(dashboard(target("robustcls")))
     assert len(found) >= 25
     for expr in found:

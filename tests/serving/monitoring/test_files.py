@@ -1,4 +1,4 @@
-"""The folder written by `robustcls monitor DIR --write FOLDER`: Prometheus' own tools accept all of it."""
+"""The folder written by `robustcls monitor DIR --write FOLDER`: the tools of Prometheus accept all of it."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_each_alert_fires_and_stays_silent_as_its_cases_say(options, tmp_path):
 
 @pytest.mark.parametrize("broken", ["vector(1)", "vector(0) == 1"], ids=["always", "never"])
 def test_the_cases_find_alerts_that_always_or_never_fire(broken, tmp_path):
-    """Else they would prove nothing."""
+    """Otherwise, the test cases of the rules would prove nothing."""
     found = target()
     content = rules(found)
     for group in content["groups"]:
@@ -68,7 +68,7 @@ def test_the_cases_find_alerts_that_always_or_never_fire(broken, tmp_path):
     (tmp_path / "rules_test.yml").write_text(yaml.safe_dump(rule_tests(found, "rules.yml")))
     done = promtool("test", "rules", "rules_test.yml", cwd=tmp_path)
     assert done.returncode == 1
-    if broken == "vector(1)":  # right where only the alert is looked at, and is to fire
+    if broken == "vector(1)":  # correct for cases that only look at this alert and expect it to fire
         wrong = sum(not (one.alone and one.fires) for one in cases(found))
     else:
         wrong = sum(bool(one.fires) for one in cases(found))
@@ -84,7 +84,7 @@ def test_each_alert_has_a_case_that_fires_and_one_that_is_silent():
 
 
 def test_how_long_each_alert_holds_and_how_urgent_it_is():
-    """The cases of the rules say nothing of the second."""
+    """The test cases of the rules do not cover the severity."""
     found = {
         one["alert"].removeprefix("Robustcls"): (one["labels"]["severity"], one.get("for", "")) for one in alert_rules()
     }
@@ -120,7 +120,7 @@ def test_panels_of_the_dashboard_neither_overlap_nor_stick_out():
 
 
 def test_every_metric_that_is_asked_for_exists():
-    """In the rules, the dashboard and the cases; a misspelt one would be silent for ever."""
+    """This covers the rules and the dashboard. An alert on a misspelt metric would never fire."""
     service = FakeService()
     service.tick()
     there = {sample.name for family in service.metrics.registry.collect() for sample in family.samples}

@@ -65,7 +65,7 @@ def test_what_is_wrong_without_a_policy(found, words):
         ({"sha256": "d957c78a"}, "PASS"),
         ({"sha256": "ffff"}, "FAIL"),
         ({"sha256": ""}, "FAIL"),
-        ({"max_p99_ms": 10.0}, "PASS"),  # all take 6 ms, in the bucket of 5 to 10
+        ({"max_p99_ms": 10.0}, "PASS"),  # all requests take 6 ms, in the bucket from 5 to 10 ms
         ({"max_p99_ms": 5.0}, "FAIL"),
         ({"max_p50_ms": 5.0}, "FAIL"),
         ({"max_error_share": 0.0}, "PASS"),
@@ -118,7 +118,7 @@ def test_the_worst_of_several_evaluations_counts(order):
     service.metrics.evaluated.labels(*service.of).set(1)
     for eps in order:
         service.metrics.robust.labels(*service.of, "linf", eps).set(0.5)
-        if eps == "8/255":  # the other has no interval
+        if eps == "8/255":  # only this one has an interval
             service.metrics.robust_lower.labels(*service.of, "linf", eps).set(0.45)
             service.metrics.robust_upper.labels(*service.of, "linf", eps).set(0.55)
     assert statuses(state(service), min_robust=0.4) == ["INCONCLUSIVE"]

@@ -1,4 +1,4 @@
-"""Reading /metrics: histograms against closed forms, counters since an earlier reading, and what is no service."""
+"""Reading /metrics: histograms against closed forms, counters since an earlier reading, and addresses without a service."""
 
 import math
 
@@ -19,7 +19,7 @@ def reading(service, at=0.0):
     [(0.5, 1.0), (0.25, 0.5), (0.75, 1.5), (0.99, 2.0), (1.0, 2.0), (0.0, 0.0)],
 )
 def test_a_quantile_lies_linearly_within_its_bucket(share, value):
-    """10 values up to 1, 10 up to 2 of which 1 above the last bound: the last bound stands for it."""
+    """10 values lie up to 1, and 10 between 1 and 2, the last bound."""
     found = Histogram(((1.0, 10.0), (2.0, 20.0), (math.inf, 20.0)), 20.0, 20.0)
     assert found.quantile(share) == pytest.approx(value if share < 0.99 else 2.0, abs=0.021)
 
@@ -70,7 +70,7 @@ def test_counters_since_an_earlier_reading():
     assert (state.requests.count, state.failed, state.models[0].images) == (10, 5, 5)
     assert state.requests.quantile(0.99) is not None
     anew = reading(FakeService())
-    assert State.of(anew, anew.since(before)).requests.count == 0  # a service that began anew counts from its start
+    assert State.of(anew, anew.since(before)).requests.count == 0  # a restarted service counts from its start
 
 
 def test_several_models_are_told_apart():
@@ -111,7 +111,7 @@ def test_addresses_that_are_refused(url):
 
 
 def test_a_running_service_is_read(monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # only the address that was given is asked
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # proxies are not used
     service = FakeService()
     with serving(service) as address:
         assert State.of(read(f"http://{address}")).ready

@@ -1,4 +1,4 @@
-"""The metrics of a real `robustcls serve`: Prometheus' tools accept them, and the screen shows them."""
+"""The metrics of a real `robustcls serve`: the tools of Prometheus accept them, and the screen shows them."""
 
 import subprocess
 import sys
