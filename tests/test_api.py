@@ -137,7 +137,7 @@ def squares(split: str, *, data_dir: str | None = None) -> Images:
 
 
 @pytest.mark.usefixtures("untouched")
-def test_every_line_of_the_design_runs_as_written(model, tmp_path, monkeypatch):
+def test_train_attack_explain_and_report_run_as_one_script(model, tmp_path, monkeypatch):
     monkeypatch.setattr("robustcls.data.sets.cifar.cifar10", squares)
     monkeypatch.chdir(tmp_path)
     arch = "vgg11(width=0.05)"

@@ -93,7 +93,8 @@ def load_features(config: AuditConfig, images: Images) -> Features:
         )
     model = build_model(source, arch=None, classes=(), input_size=shape).model
     model = copy.deepcopy(model).to(resolve_device(config.device)).eval()
-    wanted = model.input_size[0] if isinstance(model, Classifier) else shape[0]
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    wanted = model.input_size[0] if isinstance(model, Classifier) else first.in_channels if first else shape[0]
     if shape[0] not in (1, wanted):
         raise InputError(f"`features={spec}` takes images of {wanted} channels, and these have {shape[0]}")
     return _without_head(model, wanted, images.batch(torch.arange(1))[0], spec)

@@ -34,6 +34,19 @@ class Net(nn.Module):
         return self.head(self.body(x))
 
 
+class Convolution(nn.Module):
+    """A network of colour images that does not say so, except by its first layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.head = nn.Linear(24, 7)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
 class Doubled(Net):
     """The head is followed by something else."""
 
@@ -47,6 +60,10 @@ def net():
 
 def colour():
     return Classifier(Net(3), classes=[str(i) for i in range(7)], input_size=(3, 8, 8))
+
+
+def convolution():
+    return Convolution()
 
 
 def doubled():
@@ -101,10 +118,11 @@ def test_two_classes_and_a_class_of_one_fold(digits):
     assert found.probabilities[:, 2].max() == 0
 
 
-def test_grey_images_are_repeated_for_a_network_of_colour_images(digits):
-    features = load_features(options("colour"), digits)
+@pytest.mark.parametrize(("spec", "net"), [("colour", lambda: Net(3)), ("convolution", Convolution)])
+def test_grey_images_are_repeated_for_a_network_of_colour_images(spec, net, digits):
+    features = load_features(options(spec), digits)
     x = digits.batch(torch.arange(5))[0]
-    assert torch.equal(features(x), Net(3).body(x.expand(-1, 3, -1, -1)))
+    assert torch.equal(features(x), net().body(x.expand(-1, 3, -1, -1)))
 
 
 def test_the_network_that_is_given_stays_as_it_is(digits, monkeypatch):

@@ -93,7 +93,7 @@ def test_what_was_never_robust_does_not_overfit():
     assert robust_overfitting(epochs(robust=[0.9, 0.9, 0.36]), HALVES)
 
 
-def test_a_warning_and_chance_are_dropped_by_no_default():
+def test_the_warning_of_an_epoch_is_empty_by_default():
     """Epochs of earlier versions have no warning."""
     row = dataclasses.asdict(epochs([1.0])[0])
     assert Epoch(**{name: value for name, value in row.items() if name != "warning"}).warning == ""
