@@ -27,6 +27,7 @@ from robustcls.core.provenance import commit
 HERE = Path(__file__).resolve().parent
 BASE = HERE / "base.toml"
 RESULTS = HERE.parents[1] / "reports" / "fifteen_minutes" / "results.json"
+NET = "experiments.fifteen_minutes.net"
 SILU = "vgg16(width=0.25, activation='silu')"
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -35,6 +36,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "silu": {"arch": SILU},
     "wider": {"arch": "vgg16(width=0.375)"},
     "widest": {"arch": "vgg16(width=0.5)"},
+    "patches": {"arch": f"{NET}:patch_vgg"},
+    "patches_deep": {"arch": f"{NET}:patch_vgg_deep"},
     "resnet": {"arch": "preact_resnet18(width=0.25)"},
     "lr_0.2": {"lr": 0.2},
     "lr_0.05": {"lr": 0.05},

@@ -18,6 +18,8 @@ WORDS = {
     "silu": "SiLU",
     "wider": "width 0.375",
     "widest": "width 0.5",
+    "patches": "VGG on patches of 2x2 pixels, 6 convolutions",
+    "patches_deep": "VGG on patches of 2x2 pixels, 8 convolutions",
     "resnet": "PreAct ResNet-18 of width 0.25",
     "lr_0.2": "learning rate 0.2",
     "lr_0.05": "learning rate 0.05",
