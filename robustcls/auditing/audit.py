@@ -17,7 +17,7 @@ from robustcls.auditing.confident import Confident, find_label_errors
 from robustcls.auditing.config import AuditConfig
 from robustcls.auditing.duplicates import MOST, Group, find_duplicates
 from robustcls.auditing.folds import OutOfFold, check_folds, divide, fold_options, out_of_fold
-from robustcls.auditing.probe import probe_folds
+from robustcls.auditing.probe import load_pretrained, probe_folds
 from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
 from robustcls.core.threat import ThreatModel, parse_eps
@@ -67,6 +67,8 @@ def audit_data(
             spec, seed=config.seed, data_dir=config.data_dir, skip_corrupt=config.skip_corrupt, limit=config.limit_train
         )  # fmt: skip
     threat.check_fits(images.pixels.shape[1:])
+    pretrained = load_pretrained(config, images, given=given) if config.features else None
+    notes += pretrained.notes if pretrained else []
     splits = {"train": images} if given else {"train": images, **_others(config, spec, images, notes)}
     groups = find_duplicates(torch.cat([one.pixels for one in splits.values()]), progress=progress)
     if sum(map(len, splits.values())) > MOST:
@@ -74,8 +76,9 @@ def audit_data(
     inside = [part for group in groups if len((part := _first(group, len(images))).rows) > 1]
     fold = divide(images.labels, config.folds, config.seed, inside)
     check_folds(images, fold, config.folds)
-    if config.features:
-        predictions = probe_folds(images, fold, config, progress=progress)
+    penalty = None
+    if pretrained:
+        predictions, penalty = probe_folds(images, fold, config, pretrained.features, progress=progress)
     else:
         predictions = out_of_fold(images, fold, config, minutes=clock.for_a_fold, progress=progress)
     if config.epochs is None and 1 in predictions.epochs:
@@ -94,8 +97,9 @@ def audit_data(
     suggestions = _suggest(config.suggest, images, predictions, confident, issues, boundary, duplicates)
     for one in suggestions:
         one.picture = _picture(images.pixels[_place(images, one.index)])
+    unused = ("arch",) if config.features else ()
     provenance = Provenance(
-        command, {k: v for k, v in asdict(config).items() if v not in (None, ())}, config.seed, versions(),
+        command, {k: v for k, v in asdict(config).items() if v not in (None, ()) and k not in unused}, config.seed, versions(),
         describe_device(resolve_device(config.device)), commit(), started.isoformat(timespec="seconds"),
         round(time.perf_counter() - began, 3),
     )  # fmt: skip
@@ -117,6 +121,8 @@ def audit_data(
         provenance=provenance,
         arch="" if config.features else config.arch,
         features=config.features or "",
+        features_sha256=pretrained.sha256 if pretrained else "",
+        penalty=penalty,
         epochs=list(predictions.epochs),
         attack=config.attack if attacked else "",
         attacked=attacked,

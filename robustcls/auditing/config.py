@@ -28,7 +28,7 @@ class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
         group="Model",
     )
     folds: int = option(4, "Number of folds, 2 to 4. Each fold is predicted by a model trained on the other folds.")
-    minutes: float = option(10.0, "Time for the whole audit, in minutes.")
+    minutes: float = option(10.0, "Time for the whole audit, in minutes; with --features it limits the attacks only.")
     epochs: int | None = option(None, "Training epochs of each model, in place of --minutes.")
     recipe: str | None = option(
         None, "File with other options of robustcls train for these models, such as lr or augment.", metavar="FILE.toml"
@@ -55,6 +55,8 @@ class AuditConfig(TrainingDataOptions, TrainingThreatOptions, RuntimeOptions):
 
     def __post_init__(self) -> None:
         low, high = FOLDS
+        if self.features is not None and not self.features.strip():
+            raise InputError("`features` is empty: give a pretrained network, or leave it out")
         if self.features and (self.epochs is not None or self.recipe):
             name = "epochs" if self.epochs is not None else "recipe"
             raise InputError(f"`{name}` is for training, and with `features` no network is trained: leave it out")

@@ -3,70 +3,122 @@
 The network has not seen the labels, so it cannot have memorised wrong ones, and its features are computed only once.
 """
 
-import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from robustcls.auditing.config import AuditConfig
-from robustcls.auditing.folds import AT_ONCE, OutOfFold
-from robustcls.core.classifier import Classifier, device_of
+from robustcls.auditing.folds import OutOfFold
+from robustcls.core.classifier import device_of, dtype_of
 from robustcls.core.errors import InputError, as_input_error
 from robustcls.core.gradients import frozen
+from robustcls.core.logits import logits_of
 from robustcls.core.progress import Bar
 from robustcls.core.subset import stratified_order
-from robustcls.data import origin
+from robustcls.data import origin, parse
 from robustcls.data.images import Images
+from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.heads import head_of
 from robustcls.models.loading import build_model, read_model
-from robustcls.runtime.device import resolve_device
-from robustcls.runtime.predict import predict
+from robustcls.runtime.device import exact_fp32, resolve_device
+from robustcls.training.config import PYTHON
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # values of scikit-learn's C that are compared
+AT_ONCE = 64  # images in a forward pass
+PENALTIES = (
+    1.0,
+    0.3,
+    0.1,
+    0.03,
+    0.01,
+    1e-3,
+    1e-4,
+)  # weights of the squared norm, beside the mean log loss, to choose from
 COMPARED = 10_000  # images on which they are compared
 ITERATIONS = 300
+CONSTANT = 1e-5  # a feature with a smaller standard deviation, as a share of its mean, is rounding noise
 
 
 class Features(nn.Module):
-    """A network without its head: pixels in [0, 1], N,C,H,W, to features N,D. Grey images are repeated for colour networks."""
+    """The input of a classifier's head: pixels in [0, 1], N,C,H,W, to features N,D in fp32.
 
-    def __init__(self, net: nn.Module, channels: int | None = None) -> None:
-        """net: it returns the features, in any shape. channels: those that it takes; None for those of the images."""
+    The classifier is not changed. Grey images are repeated to `channels` channels.
+    """
+
+    def __init__(self, model: nn.Module, head: str, channels: int = -1) -> None:
+        """head: name of the layer. channels: -1 for those of the images."""
         super().__init__()
-        self.net, self.channels = net, channels
+        self.model, self.head, self.channels = model, head, channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.expand(-1, self.channels or -1, -1, -1)).flatten(1)
+        return self.both(x)[0]
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features, the output of the head and that of the classifier."""
+        seen: list[tuple[Tensor, Tensor]] = []
+        hook = self.model.get_submodule(self.head).register_forward_hook(
+            lambda _, inputs, output: seen.append((inputs[0], output))
+        )
+        try:  # a copy of the images, because some models write to their input
+            output = logits_of(self.model(x.expand(-1, self.channels, -1, -1).to(dtype_of(self.model), copy=True)))
+        finally:
+            hook.remove()
+        if len(seen) != 1:
+            raise InputError(f"its last layer, {self.head}, is called {len(seen)} times per pass")
+        return seen[0][0].flatten(1).float(), seen[0][1], output
 
 
 class Probe(nn.Module):
-    """A linear layer on features: pixels in [0, 1], N,C,H,W, to logits N,K."""
+    """A linear layer on standardised features: pixels in [0, 1], N,C,H,W, to logits N,K."""
 
-    def __init__(self, features: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, features: Features, center: Tensor, scale: Tensor, head: nn.Linear) -> None:
         super().__init__()
         self.features, self.head = features, head
+        self.center: Tensor
+        self.scale: Tensor
+        self.register_buffer("center", center)
+        self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return self.head((self.features(x) - self.center) / self.scale)
 
 
-def probe_folds(images: Images, fold: Tensor, config: AuditConfig, *, progress: bool = False) -> OutOfFold:
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A loaded network. sha256: of its file, "" without one. notes: assumptions about it."""
+
+    features: Features
+    sha256: str
+    notes: list[str]
+
+
+def probe_folds(
+    images: Images, fold: Tensor, config: AuditConfig, features: Features, *, progress: bool = False
+) -> tuple[OutOfFold, float]:
     """Fit a linear classifier per fold on the images outside the fold, and predict the images inside.
 
-    fold: N, the result of `divide`. The penalty with the smallest log loss on the first fold, of at most COMPARED images, is
-    used for all folds. Raises InputError if config.features is no network that ends in a head, or was trained on this data.
+    fold: N, the result of `divide`. Also returns the penalty: the one of PENALTIES with the smallest log loss on the first
+    fold, measured on at most COMPARED images. Raises InputError for features that are not finite.
     """
-    features = load_features(config, images)
     x = _all_features(features, images, progress)
-    center, scale = x.mean(0), x.std(0).clamp(min=1e-6)
+    if not x.isfinite().all():
+        count = int((~x.isfinite().all(1)).sum())
+        raise InputError(
+            f"`features={config.features}` gives values that are not finite for {count} of {len(x)} images"
+        )
+    center, scale = x.double().mean(0), x.double().std(0)
+    scale = scale.where(scale > CONSTANT * center.abs(), 1.0).clamp(min=1e-6)
+    center, scale = center.float(), scale.float()
     x = (x - center) / scale
     rows = stratified_order(images.labels, config.seed)[:COMPARED]
     losses, probabilities, models = [], torch.zeros(len(images), len(images.classes)), []
+    device = resolve_device(config.device)
     with Bar(len(PENALTIES) + config.folds, "linear classifiers", "fit", show=progress) as bar:
-        for c in PENALTIES:
-            losses.append(_loss(x[rows], images.labels[rows], fold[rows] == 0, len(images.classes), c))
+        for penalty in PENALTIES:
+            losses.append(_loss(x[rows], images.labels[rows], fold[rows] == 0, len(images.classes), penalty))
             bar.advance()
         best = PENALTIES[int(numpy.argmin(losses))]
         for number in range(config.folds):
@@ -74,72 +126,96 @@ def probe_folds(images: Images, fold: Tensor, config: AuditConfig, *, progress: 
             head = _fit(x[~inside], images.labels[~inside], len(images.classes), best)
             with torch.no_grad():
                 probabilities[inside] = head(x[inside]).softmax(1)
-                head.weight.div_(scale)
-                head.bias.sub_(head.weight @ center)
-            models.append(Probe(features, head.to(resolve_device(config.device))).eval())
+            models.append(Probe(features, center, scale, head).to(device).eval())
             bar.advance()
-    return OutOfFold(probabilities, fold, models, [])
+    return OutOfFold(probabilities, fold, models, []), best
 
 
-def load_features(config: AuditConfig, images: Images) -> Features:
-    """Return the network of config.features without its head, in eval mode. Raises InputError."""
-    spec, shape = config.features or "", tuple(images.pixels.shape[1:])
-    source = read_model(spec)
-    trained = source.meta.get("config")
-    if config.data and isinstance(trained, Mapping) and origin(str(trained.get("data"))) == origin(config.data):
-        raise InputError(
-            f"`features={spec}` was trained on the labels of {config.data}, and may have memorised wrong ones: give a network "
-            "that was trained on other data"
-        )
-    model = build_model(source, arch=None, classes=(), input_size=shape).model
-    model = copy.deepcopy(model).to(resolve_device(config.device)).eval()
-    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
-    wanted = model.input_size[0] if isinstance(model, Classifier) else first.in_channels if first else shape[0]
-    if shape[0] not in (1, wanted):
-        raise InputError(f"`features={spec}` takes images of {wanted} channels, and these have {shape[0]}")
-    return _without_head(model, wanted, images.batch(torch.arange(1))[0], spec)
+def load_pretrained(config: AuditConfig, images: Images, *, given: bool = False) -> Pretrained:
+    """Load the network config.features in eval mode. Raises InputError.
+
+    given: the images come from Python, so that it is not known whether the network was trained on them.
+    """
+    spec, data = config.features or "", config.data or "digits"
+    with as_input_error(f"`features={spec}`"):
+        source = read_model(spec)
+        trained = source.meta.get("config")
+        name = str(trained.get("data") or "digits") if isinstance(trained, Mapping) else PYTHON
+        if not given and PYTHON not in (name, data) and _place(name) == _place(data):
+            raise InputError(
+                f"`features={spec}` was trained on the labels of {data}, and may have memorised wrong ones: give a network "
+                "that was trained on other data"
+            )
+        is_weights = isinstance(source.content, Mapping) and not is_checkpoint(source.content)
+        arch = config.arch if is_weights else None
+        shape = tuple(images.pixels.shape[1:])
+        loaded = build_model(source, arch=arch, classes=(), input_size=shape)
+        model = loaded.model.to(resolve_device(config.device)).eval()
+    return Pretrained(
+        _features_of(model, images.batch(torch.arange(min(2, len(images))))[0], spec), loaded.sha256, loaded.notes
+    )
 
 
-def _without_head(model: nn.Module, channels: int, x: Tensor, spec: str) -> Features:
-    """Remove the head of a model, in place, and return what computes its inputs."""
-    name, head = head_of(model)
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+def _place(spec: str) -> tuple[str, ...]:
+    """Return the name of a data set and the files that it reads, however they are spelt."""
+    parsed = parse(origin(spec))
+    return (parsed.name, *(str(Path(str(one)).expanduser().resolve()) for one in parsed.args))
+
+
+def _features_of(model: nn.Module, x: Tensor, spec: str) -> Features:
+    """Find the head of a model, and check on two images that its output is that of the model and does not vary."""
+    try:
+        name, _ = head_of(model)
+    except InputError as error:
+        raise InputError(f"`features={spec}`: {error}") from None
     x = x.to(device_of(model))
-    refused = f"`features={spec}` cannot take images of {'x'.join(map(str, x.shape[1:]))}"
-    with torch.no_grad(), frozen(model), as_input_error(refused):
-        Features(model, channels)(x)
-        hook.remove()
-        model.set_submodule(name, nn.Identity())
-        features = Features(model, channels)
-        computed = features(x)
-    if len(seen) != 1 or seen[0].shape != computed.shape or not torch.allclose(seen[0], computed, atol=1e-5):
-        raise InputError(f"`features={spec}` does not end with its last layer, {name}: give a network that does")
+    features, reason = Features(model, name), ""
+    for channels in (-1, 3) if x.shape[1] == 1 else (-1,):
+        features = Features(model, name, channels)
+        try:
+            with torch.no_grad(), frozen(model), as_input_error("failed"):
+                first, head, output = features.both(x)
+                again = features(x)
+            break
+        except InputError as error:
+            reason = reason or str(error)
+    else:
+        size = "x".join(map(str, x.shape[1:]))
+        raise InputError(f"`features={spec}` cannot take images of {size}: {reason}")
+    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+        raise InputError(
+            f"`features={spec}` gives other features for the same image each time: give one that is not random"
+        )
+    if head.numel() != output.numel():
+        raise InputError(
+            f"`features={spec}` gives {output[0].numel()} values, and its last linear layer, {name}, {head[0].numel()}: give a "
+            "network that ends with a head"
+        )
     return features
 
 
 def _all_features(features: Features, images: Images, progress: bool) -> Tensor:
     """Return the features of all images, float32 N,D on the CPU."""
-    parts = []
-    with Bar(len(images), "features", "image", show=progress) as bar:
+    parts, device = [], device_of(features)
+    with Bar(len(images), "features", "image", show=progress) as bar, torch.no_grad(), exact_fp32():
         for rows in torch.arange(len(images)).split(AT_ONCE):
-            parts.append(predict(features, images.batch(rows)[0], AT_ONCE))
+            parts.append(features(images.batch(rows)[0].to(device)).cpu())
             bar.advance(len(rows))
     return torch.cat(parts)
 
 
-def _loss(x: Tensor, y: Tensor, held_out: Tensor, classes: int, c: float) -> float:
+def _loss(x: Tensor, y: Tensor, held_out: Tensor, classes: int, penalty: float) -> float:
     """Return the mean log loss on the images held out, N, of a classifier that is fitted on the others."""
-    head = _fit(x[~held_out], y[~held_out], classes, c)
+    head = _fit(x[~held_out], y[~held_out], classes, penalty)
     with torch.no_grad():
         return nn.functional.cross_entropy(head(x[held_out]), y[held_out]).item()
 
 
-def _fit(x: Tensor, y: Tensor, classes: int, c: float) -> nn.Linear:
-    """Return the multinomial logistic regression of labels N on features N,D. c: inverse weight of the squared norm."""
+def _fit(x: Tensor, y: Tensor, classes: int, penalty: float) -> nn.Linear:
+    """Return the multinomial logistic regression of labels N on features N,D: mean log loss + penalty/2 * squared norm."""
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=c, max_iter=ITERATIONS).fit(x.numpy(), y.numpy())
+    fitted = LogisticRegression(C=1 / (penalty * len(x)), max_iter=ITERATIONS).fit(x.numpy(), y.numpy())
     head = nn.Linear(x.shape[1], classes)
     weight, bias = torch.tensor(fitted.coef_), torch.tensor(fitted.intercept_)
     if len(weight) == 1:  # of two classes, scikit-learn keeps the logit of the second

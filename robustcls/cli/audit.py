@@ -30,7 +30,8 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     """Find problems in training data: label errors, duplicates, confused classes, images near the decision boundary.
 
     Splits the training images into two to four folds and trains one model per fold on all other folds, so that every image
-    is judged by a model that was not trained on it. Writes audit.json, issues.csv (label errors), suggest.csv (images that
+    is judged by a model that was not trained on it. With --features, these models are linear classifiers on the features of
+    a pretrained network. Writes audit.json, issues.csv (label errors), suggest.csv (images that
     a person should check), audit.html (the same with pictures) and predictions.npz. Only the training split is audited; in
     the other splits, only duplicates are searched for.
 
@@ -41,6 +42,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     \b
       robustcls audit --data folder:photos
       robustcls audit --data folder:photos --minutes 30 --folds 4 --suggest 500
+      robustcls audit --data folder:photos --features "torchvision/resnet18(size=128)"
       robustcls audit --data digits --epochs 12 --attack "pgd(steps=20)"
       robustcls audit --data folder:photos --apply audit/suggest.csv --out photos2
     """

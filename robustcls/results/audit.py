@@ -105,6 +105,8 @@ class Audit(JsonFile):
     provenance: Provenance
     arch: str = ""  # architecture of the fold models; "" for linear classifiers on `features`
     features: str = ""  # pretrained network of linear fold models; "" for models that were trained from scratch
+    features_sha256: str = ""  # of its file; "" without a file
+    penalty: Number | None = None  # weight of the squared norm, beside the mean log loss, of the linear classifiers
     epochs: list[Integer] = field(default_factory=list)  # training epochs of each fold; empty for linear classifiers
     attack: str = ""  # attack on the fold models, for `pairs`; "" for none
     attacked: Count = 0  # number of attacked images
