@@ -42,7 +42,7 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     \b
       robustcls audit --data folder:photos
       robustcls audit --data folder:photos --minutes 30 --folds 4 --suggest 500
-      robustcls audit --data folder:photos --features "torchvision/resnet18(size=128)"
+      robustcls audit --data folder:photos --features torchvision/resnet18
       robustcls audit --data digits --epochs 12 --attack "pgd(steps=20)"
       robustcls audit --data folder:photos --apply audit/suggest.csv --out photos2
     """
