@@ -4,9 +4,9 @@
     python experiments/audit/run.py train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
     python experiments/audit/run.py table              # prints the results, as Markdown
 
-Options: --config FILE.toml (noise.toml, or features.toml for an audit with a pretrained network), --out DIR
-(reports/audit/CONFIG), --data SPEC, --objective standard|n_fgsm. Each step reads the output of the step before it; a step that
-is done is not repeated.
+Options: --config FILE.toml, --features SPEC (audit with a pretrained network, such as experiments.audit.net:lite0), --out DIR
+(reports/audit/noise, or reports/audit/features), --data SPEC, --objective standard|n_fgsm. Each step reads the output of the
+step before it; a step that is done is not repeated.
 """
 
 import argparse
@@ -217,12 +217,15 @@ def main() -> None:
     parser.add_argument("arm", choices=ARMS, nargs="?", default="noisy")
     parser.add_argument("--objective", choices=OBJECTIVES, default="standard")
     parser.add_argument("--config", type=Path, default=HERE / "noise.toml")
+    parser.add_argument("--features")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--data")
     given = parser.parse_args()
     config = tomllib.loads(given.config.read_text(encoding="utf-8"))
+    if given.features:
+        config["audit"]["features"] = given.features
     spec = given.data or config["data"]
-    given.out = given.out or ROOT / "reports" / "audit" / given.config.stem
+    given.out = given.out or ROOT / "reports" / "audit" / ("features" if given.features else "noise")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.step == "table":
         print(table(config, given.out))

@@ -1,7 +1,6 @@
-"""VGG on patches of 2x2 pixels: half the side of every layer, and in exchange more channels for the same time.
+"""VGG on patches of 2x2 pixels: a pixel of this network is a patch with 12 channels, so that every layer has half the side.
 
-The first layers of VGG16 at a quarter of its width compute few operations per byte: on a CPU, memory is their limit, not the
-matrix multiplications. A pixel of this network is a patch of 2x2 pixels with 12 channels.
+The time that this saves in the first layers may pay for more channels; run.py is to show whether it does.
 """
 
 from collections.abc import Sequence

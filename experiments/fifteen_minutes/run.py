@@ -5,9 +5,10 @@ python experiments/fifteen_minutes/run.py --data folder:cifar --rows base lr_0.2
 python experiments/fifteen_minutes/run.py --data folder:cifar --epochs 8 --seeds 0 --out short.json      # shorter, to screen
 python experiments/fifteen_minutes/run.py --tiny --rows base silu --seeds 0 --out tiny.json            # seconds, on the digits
 
-The last epoch is evaluated, with `fast` on all test images. Changes that alter the cost of an image train for as many epochs as
-take the time of the base recipe: EPOCHS, from the rates that --costs measures on an otherwise idle machine (medians of dry
-runs, in turns). Runs are kept in --work; an interrupted run is resumed. The results are written to --out, one row per run.
+The last epoch is evaluated, with `fast` on all test images. --costs measures images per second on an otherwise idle machine
+(medians of dry runs, in turns). EPOCHS is for changes that alter the cost of an image, so that they take the time of the base
+recipe; until the costs are measured it is empty, and all changes train for as many epochs. Runs are kept in --work; an
+interrupted run is resumed. The results are written to --out, one row per run.
 """
 
 import argparse

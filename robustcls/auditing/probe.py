@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
 import torch
 from torch import Tensor, nn
 
@@ -28,15 +27,8 @@ from robustcls.runtime.device import exact_fp32, resolve_device
 from robustcls.training.config import PYTHON
 
 AT_ONCE = 64  # images in a forward pass
-PENALTIES = (
-    1.0,
-    0.3,
-    0.1,
-    0.03,
-    0.01,
-    1e-3,
-    1e-4,
-)  # weights of the squared norm, beside the mean log loss, to choose from
+# Weights of the squared norm, beside the mean log loss; the one for an audit is chosen among them.
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 COMPARED = 10_000  # images on which they are compared
 ITERATIONS = 300
 CONSTANT = 1e-5  # a feature with a smaller standard deviation, as a share of its mean, is rounding noise
@@ -114,13 +106,14 @@ def probe_folds(
     center, scale = center.float(), scale.float()
     x = (x - center) / scale
     rows = stratified_order(images.labels, config.seed)[:COMPARED]
-    losses, probabilities, models = [], torch.zeros(len(images), len(images.classes)), []
+    losses: dict[float, float] = {}
+    probabilities, models = torch.zeros(len(images), len(images.classes)), []
     device = resolve_device(config.device)
     with Bar(len(PENALTIES) + config.folds, "linear classifiers", "fit", show=progress) as bar:
         for penalty in PENALTIES:
-            losses.append(_loss(x[rows], images.labels[rows], fold[rows] == 0, len(images.classes), penalty))
+            losses[penalty] = _loss(x[rows], images.labels[rows], fold[rows] == 0, len(images.classes), penalty)
             bar.advance()
-        best = PENALTIES[int(numpy.argmin(losses))]
+        best = min(losses, key=lambda penalty: losses[penalty])
         for number in range(config.folds):
             inside = fold == number
             head = _fit(x[~inside], images.labels[~inside], len(images.classes), best)
@@ -141,7 +134,7 @@ def load_pretrained(config: AuditConfig, images: Images, *, given: bool = False)
         source = read_model(spec)
         trained = source.meta.get("config")
         name = str(trained.get("data") or "digits") if isinstance(trained, Mapping) else PYTHON
-        if not given and PYTHON not in (name, data) and _place(name) == _place(data):
+        if not given and _place(name) == _place(data):
             raise InputError(
                 f"`features={spec}` was trained on the labels of {data}, and may have memorised wrong ones: give a network "
                 "that was trained on other data"

@@ -31,9 +31,9 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
 
     Splits the training images into two to four folds and trains one model per fold on all other folds, so that every image
     is judged by a model that was not trained on it. With --features, these models are linear classifiers on the features of
-    a pretrained network. Writes audit.json, issues.csv (label errors), suggest.csv (images that
-    a person should check), audit.html (the same with pictures) and predictions.npz. Only the training split is audited; in
-    the other splits, only duplicates are searched for.
+    a pretrained network. Writes audit.json, issues.csv (label errors), suggest.csv (images that a person should check),
+    audit.html (the same with pictures) and predictions.npz. Only the training split is audited; in the other splits, only
+    duplicates are searched for.
 
     To correct the data, decide on the page, which produces labels.csv, or fill in the columns decision (keep, relabel,
     remove) and new_label of a CSV file. Then --apply writes a corrected copy of the data, which you read as folder:DIR.

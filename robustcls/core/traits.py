@@ -26,7 +26,7 @@ class Traits:
     diverges: str = ""  # of an objective: specific advice if its loss is no longer finite
     settles: tuple[
         str, ...
-    ] = ()  # of an objective: options whose sum is the share of the run in which its loss changes
+    ] = ()  # of an objective: options that add up to the share of the run in which its loss changes
     reference: bool = False  # of a loss: compares with reference logits N,K instead of labels
 
 

@@ -13,9 +13,7 @@ MACHINE = re.compile(
     r"^#.*(?:\bon|;) \w[^;\n]*[,;] torch \d", re.MULTILINE
 )  # "on MACHINE, torch 2.9" or "; MACHINE; torch 2.9"
 RECIPES = [
-    path
-    for path in sorted(EXPERIMENTS.rglob("*.toml"))
-    if path.name not in ("policy.toml", "tree.toml", "noise.toml", "features.toml")
+    path for path in sorted(EXPERIMENTS.rglob("*.toml")) if path.name not in ("policy.toml", "tree.toml", "noise.toml")
 ]
 MEASURED = [path for path in RECIPES if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)]
 

@@ -14,7 +14,7 @@ from robustcls.training.config import TrainConfig
 from tests.helpers import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
-NO_RECIPES = ("policy.toml", "tree.toml", "noise.toml", "features.toml")
+NO_RECIPES = ("policy.toml", "tree.toml", "noise.toml")
 RECIPES = sorted(path for path in EXPERIMENTS.rglob("*.toml") if path.name not in NO_RECIPES)
 
 
