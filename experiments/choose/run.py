@@ -2,23 +2,27 @@
 
 python experiments/choose/run.py --data folder:cifar          # 12 minutes, two full runs, two evaluations under `fast`
 python experiments/choose/run.py --tiny --work runs/tiny --out runs/tiny/reports      # seconds, on the digits
+python experiments/choose/table.py                             # prints the table
 
-The candidates are full.toml with other architectures and --limit-train images. choose.json and the two evaluations are written
-to --out; the table says whether the winner also won the full run. Finished parts are not repeated.
+The candidates are full.toml with other architectures and --limit-train images. choose.json and full.json, the results of the
+two full runs, are written to --out. Finished parts are not repeated.
 """
 
 import argparse
 import copy
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import robustcls
 from robustcls import Evaluation
 from robustcls.choosing.record import Choice, Trial
-from robustcls.cli.console import markdown, with_interval
-from robustcls.cli.main import main as run_command
+from robustcls.core.files import atomic_write
+from robustcls.core.provenance import commit
 from robustcls.results.comparison import held
-from robustcls.results.statistics import paired_difference
 
 HERE = Path(__file__).resolve().parent
 REPORTS = HERE.parents[1] / "reports" / "choose"
@@ -46,7 +50,8 @@ def main() -> None:
     choice = chosen(given)
     without_places(choice).save(given.out / "choose.json")
     found = {trial.name: full_run(trial, given) for trial in choice.rungs[-1].trials}
-    print(table(choice, found))
+    with atomic_write(given.out / "full.json") as part:
+        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def chosen(given: argparse.Namespace) -> Choice:
@@ -73,50 +78,41 @@ def without_places(choice: Choice) -> Choice:
     return copied
 
 
-def full_run(trial: Trial, given: argparse.Namespace) -> Evaluation:
-    """Train a candidate of the last rung on all images and attack it on test images."""
-    name = f"full{trial.folder.rpartition('/')[2].partition('-')[0]}"
-    run, file = given.work / name, given.out / f"{name}.json"
+def full_run(trial: Trial, given: argparse.Namespace) -> dict[str, Any]:
+    """Train a candidate of the last rung on all images and attack it on test images. Returns the results."""
+    run = given.work / f"full{trial.folder.rpartition('/')[2].partition('-')[0]}"
     flags = [*TINY, "--epochs", "3"] if given.tiny else ["--data", given.data]
     if not (run / "done").exists():
         shutil.rmtree(run, ignore_errors=True)
         command("train", "--config", HERE / "full.toml", "--arch", trial.name, *flags, "--out", run)
         (run / "done").touch()
+    file = run / "evaluation.json"
     if not file.exists():
         limit = ["--n", "40", "--attack", "fgsm"] if given.tiny else ["--n", "all", "--suite", "fast"]
-        command("attack", "--model", run / "ckpt.pt", *flags[:2], *limit, "--out", file)
-    return Evaluation.load(file)
+        command("attack", "--model", run / "ckpt.pt", *flags[:2], *limit, "--resume", "--out", file)
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {"epochs": len(history), "commit": commit()} | results(Evaluation.load(file))
+
+
+def results(found: Evaluation) -> dict[str, Any]:
+    """Return the results of an evaluation, with one digit per sample: 1 is robust."""
+    return {
+        "clean": [found.clean.correct, found.clean.total],
+        "robust": [found.robust.correct, found.robust.total],
+        "kind": found.robust.kind,
+        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
+        "samples_robust": "".join("01"[held(sample)] for sample in found.samples),
+        "data_sha256": found.data.sha256,
+        "versions": found.provenance.versions,
+        "device": found.provenance.device,
+    }
 
 
 def command(*words: object) -> None:
-    try:
-        run_command([str(word) for word in words])
-    except SystemExit as end:
-        if end.code:
-            raise
-
-
-def table(choice: Choice, found: dict[str, Evaluation]) -> str:
-    """Return the last two candidates: validation accuracy after the choice, test accuracy after the full run, the verdict."""
-    first, second = choice.rungs[-1].trials
-    rows = [
-        [trial.name, with_interval(trial.score), *map(with_interval, (found[trial.name].clean, found[trial.name].robust))]
-        for trial in (first, second)
-    ]  # fmt: skip
-    kept = {name: [held(sample) for sample in one.samples] for name, one in found.items()}
-    value, (low, high) = paired_difference(kept[second.name], kept[first.name])
-    rival = next(one for one in choice.rivals if one.second == second.name)
-    said = "it was told apart" if rival.claimable else "the table said that they cannot be told apart"
-    said += f", since {rival.unequal}" if rival.unequal else ""
-    ended = (
-        "won the full run, too" if low > 0 else "lost the full run" if high < 0 else "is level with it in the full run"
-    )
-    shown = markdown(["Candidate", "Robust, validation", "Clean, test", "Robust, test"], rows)
-    return (
-        f"{shown}\n\n{choice.winner} against {second.name}: {said} "
-        f"({100 * rival.difference:+.1f} points, seeds make {100 * (choice.noise or 0):.1f}); it {ended}: "
-        f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-    )
+    """Run robustcls; exit with its status if it fails."""
+    status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
+    if status:
+        sys.exit(status)
 
 
 if __name__ == "__main__":

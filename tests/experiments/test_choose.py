@@ -10,8 +10,8 @@ from tests.helpers import ROOT
 from tests.helpers.sample_evaluation import sample_evaluation
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("choose_run", ROOT / "experiments" / "choose" / "run.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"choose_{name}", ROOT / "experiments" / "choose" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -42,12 +42,12 @@ def choice(first, second):
 
 
 def test_the_table_says_whether_the_winner_won_again():
-    found = {"a": sample_evaluation("a", seed=0, n=60), "b": sample_evaluation("b", seed=0, n=60)}
-    module = load()
+    module, run = load("table"), load("run")
+    found = {name: run.results(sample_evaluation(name, seed=0, n=60)) for name in "ab"}
     shown = module.table(choice(30, 10), found)
     assert "a against b: it was told apart (+50.0 points" in shown
     assert "is level with it in the full run: +0.0 points" in shown
-    assert "the table said that they cannot be told apart" in module.table(choice(21, 20), found)
+    assert "the choice said that they cannot be told apart" in module.table(choice(21, 20), found)
     unequal = choice(30, 10)
     unequal.rivals = [Comparison.of(replace(trial("a", 30), seconds=38.0), trial("b", 10), "rung 1", 0.05)]
     assert "cannot be told apart, since a had 38 s, b 9.5 (+50.0 points" in module.table(unequal, found)
@@ -55,7 +55,7 @@ def test_the_table_says_whether_the_winner_won_again():
 
 def test_no_place_of_the_machine_is_kept(tmp_path):
     whole = choice(30, 10)
-    load().without_places(whole).save(tmp_path / "choose.json")
+    load("run").without_places(whole).save(tmp_path / "choose.json")
     text = (tmp_path / "choose.json").read_text()
     assert "/home/me" not in text
     assert '"lr": 0.1' in text
