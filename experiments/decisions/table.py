@@ -1,82 +1,69 @@
-"""Prints the tables of the decision experiments, from reports/decisions or another folder that run.sh wrote.
+"""Prints the tables of the decision experiments, from reports/decisions/results.json or another file that record.py wrote.
 
-python experiments/decisions/table.py ensemble|coarse|trees|shortcut [FOLDER]
+python experiments/decisions/table.py ensemble|coarse|trees|shortcut [results.json]
 """
 
 import json
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from robustcls import Evaluation
 from robustcls.cli.console import markdown, with_interval
-from robustcls.results.comparison import held
-from robustcls.results.records import Accuracy
+from robustcls.results.accuracy import Accuracy
 from robustcls.results.statistics import paired_difference
 
-HOME = Path(__file__).resolve().parents[2] / "reports" / "decisions"
+RESULTS = Path(__file__).resolve().parents[2] / "reports" / "decisions" / "results.json"
+MARKS = ("aligned", "absent", "flipped")
 
 
-def ensemble(folder: Path) -> str:
-    first, second, both, by_first, by_second = (
-        Evaluation.load(folder / f"{name}.json") for name in ("first", "second", "ensemble", "by_first", "by_second")
-    )
-    one_by_one = [held(one) and held(other) for one, other in zip(by_first.samples, by_second.samples, strict=True)]
-    as_one = [held(one) for one in both.samples]
+def ensemble(found: dict[str, Any]) -> str:
+    first, second, both, by_first, by_second = rows_of(found, "first", "second", "ensemble", "by_first", "by_second")
+    one_by_one = [one and other for one, other in zip(robust(by_first), robust(by_second), strict=True)]
+    clean = share(both["clean"])
     rows = [
-        ["first member", with_interval(first.clean), with_interval(first.robust), ""],
-        ["second member", with_interval(second.clean), with_interval(second.robust), ""],
-        ["ensemble, first member attacked", with_interval(both.clean), with_interval(by_first.robust), ""],
-        ["ensemble, second member attacked", with_interval(both.clean), with_interval(by_second.robust), ""],
-        ["ensemble, members attacked one by one", with_interval(both.clean), counted(one_by_one), ""],
-        [
-            "ensemble, attacked as one",
-            with_interval(both.clean),
-            with_interval(both.robust),
-            difference(one_by_one, as_one),
-        ],
-    ]
-    return markdown(["Attacked", "Clean", f"Robust, {kind(both)}", "To members one by one, points"], rows)
-
-
-def coarse(folder: Path) -> str:
-    fine, by_coarse, by_fine = (
-        Evaluation.load(folder / f"{name}.json") for name in ("fine", "coarse", "coarse_by_fine")
-    )
-    severity = fine.severity
-    assert severity is not None
-    output = {
-        name: place
-        for place, name in zip(by_coarse.data.class_map.outputs, by_coarse.data.class_map.classes, strict=True)
-    }
-    group = {label: output[name] for label, name in enumerate(fine.model.classes)}
-    naive = [
-        one.clean is not None and group[one.clean] == group[one.label]
-        and one.adversarial is not None and group[one.adversarial] == group[one.label] for one in fine.samples
+        ["first member", share(first["clean"]), share(first["robust"]), ""],
+        ["second member", share(second["clean"]), share(second["robust"]), ""],
+        ["ensemble, first member attacked", clean, share(by_first["robust"]), ""],
+        ["ensemble, second member attacked", clean, share(by_second["robust"]), ""],
+        ["ensemble, members attacked one by one", clean, counted(one_by_one), ""],
+        ["ensemble, attacked as one", clean, share(both["robust"]), difference(one_by_one, robust(both))],
     ]  # fmt: skip
-    by_transfer, meant = ([held(one) for one in found.samples] for found in (by_fine, by_coarse))
+    return markdown(["Attacked", "Clean", f"Robust, `{both['kind']}`", "To members one by one, points"], rows)
+
+
+def coarse(found: dict[str, Any]) -> str:
+    fine, by_coarse, by_fine = rows_of(found, "fine", "coarse", "coarse_by_fine")
+    severity, kept = fine["severity"], fine["samples"]
+    # The label's digit is that of its class, and the group is the output that the class is mapped to.
+    group = {str(label): by_coarse["outputs"][name] for label, name in enumerate(fine["classes"])}
+    naive = [
+        group.get(clean) == group[label] and group.get(attacked) == group[label]
+        for label, clean, attacked in zip(kept["label"], kept["clean"], kept["adversarial"], strict=True)
+    ]  # fmt: skip
+    clean, meant = share(by_coarse["clean"]), robust(by_coarse)
     rows = [
-        ["classes", "classes", with_interval(fine.clean), with_interval(fine.robust), ""],
-        ["groups", "classes, predictions grouped", with_interval(by_coarse.clean), counted(naive),
-         difference(naive, meant)],
-        ["groups", "classes, each attack judged by groups", with_interval(by_coarse.clean), with_interval(by_fine.robust),
-         difference(by_transfer, meant)],
-        ["groups", "groups", with_interval(by_coarse.clean), with_interval(by_coarse.robust), ""],
+        ["classes", "classes", share(fine["clean"]), share(fine["robust"]), ""],
+        ["groups", "classes, predictions grouped", clean, counted(naive), difference(naive, meant)],
+        ["groups", "classes, each attack judged by groups", clean, share(by_fine["robust"]),
+         difference(robust(by_fine), meant)],
+        ["groups", "groups", clean, share(by_coarse["robust"]), ""],
     ]  # fmt: skip
     shown = markdown(
-        ["Accuracy by", "Attack on", "Clean", f"Robust, {kind(fine)}", "To an attack on groups, points"], rows
+        ["Accuracy by", "Attack on", "Clean", f"Robust, `{fine['kind']}`", "To an attack on groups, points"], rows
     )
     mistakes = [
-        [name, f"{found.total:,}", f"{found.mean:.2f}", f"[{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]", f"{found.chance:.2f}",
-         with_interval(found.apart)]
-        for name, found in (("clean", severity.clean), ("under attack", severity.robust)) if found.mean is not None
+        [name, f"{sum(one['by_distance']):,}", f"{one['mean']:.2f}", "[{:.2f}, {:.2f}]".format(*one["ci95"]),
+         f"{one['chance']:.2f}", share([one["apart"]["correct"], one["apart"]["total"]])]
+        for name, one in (("clean", severity["clean"]), ("under attack", severity["robust"])) if one["mean"] is not None
     ]  # fmt: skip
-    heads = ["Mistakes", "n", f"Edges up, of {severity.height}", "95%", "By chance", "Between animals and vehicles"]
+    heads = ["Mistakes", "n", f"Edges up, of {severity['height']}", "95%", "By chance", "Between animals and vehicles"]
     return f"{shown}\n\n{markdown(heads, mistakes)}"
 
 
-def trees(folder: Path) -> str:
-    found = json.loads((folder / "trees.json").read_text(encoding="utf-8"))
+def trees(found: dict[str, Any]) -> str:
+    found = found["trees"]
     own, *others = (
         [100 * one[name] / found["n"] for name in ("clean", "by_fine", "by_coarse")] for one in found["trees"]
     )
@@ -94,36 +81,46 @@ def trees(folder: Path) -> str:
     )
 
 
-def shortcut(folder: Path) -> str:
+def shortcut(found: dict[str, Any]) -> str:
+    """Return the mean accuracy of each recipe and strength over the seeds with all three marks, and the gap of each seed."""
+    of = {(one["row"], one["strength"], one["seed"], one["marks"]): one for one in found["rows"] if "marks" in one}
     rows = []
-    names = sorted({path.stem.rsplit("_", 2)[0] for path in folder.glob("*_aligned.json")}, reverse=True)
-    for name in names:
-        seeds = sorted(path.stem.rsplit("_", 2)[1] for path in folder.glob(f"{name}_*_aligned.json"))
+    for row, strength in sorted({key[:2] for key in of}, reverse=True):
+        seeds = [
+            seed
+            for seed in sorted({key[2] for key in of})
+            if all((row, strength, seed, marks) in of for marks in MARKS)
+        ]
+        if not seeds:
+            continue
         cells = []
         for part in ("clean", "robust"):
-            means = {
-                marks: [
-                    getattr(Evaluation.load(folder / f"{name}_{seed}_{marks}.json"), part).accuracy for seed in seeds
-                ]
-                for marks in ("aligned", "absent", "flipped")
-            }
+            counts = {marks: [of[row, strength, seed, marks][part] for seed in seeds] for marks in MARKS}
+            means = {marks: [correct / n for correct, n in one] for marks, one in counts.items()}
             gaps = [a - f for a, f in zip(means["aligned"], means["flipped"], strict=True)]
             cells += [f"{100 * statistics.mean(found):.1f}%" for found in means.values()]
             cells.append(f"{100 * statistics.mean(gaps):+.1f} ({', '.join(f'{100 * gap:+.1f}' for gap in gaps)})")
-        recipe, strength = name.rsplit("_", 1)
-        rows.append([recipe.replace("_", " "), strength, *cells])
-    parts = [
-        f"{part}{marks}" for part in ("", "robust, ") for marks in ("aligned", "absent", "flipped", "aligned - flipped")
-    ]
+        rows.append([row.replace("_", " "), strength, *cells])
+    parts = [f"{part}{what}" for part in ("", "robust, ") for what in (*MARKS, "aligned - flipped")]
     return markdown(["Training", "Strength", *parts], rows)
 
 
-def kind(found: Evaluation) -> str:
-    return f"`{found.robust.kind.removeprefix('upper bound: ')}`"
+def rows_of(found: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+    """Return the named rows. Raises LookupError if one of them was not measured."""
+    of = {one["row"]: one for one in found["rows"] if "marks" not in one}
+    return [of[name] for name in names]
+
+
+def robust(row: dict[str, Any]) -> list[bool]:
+    return [digit == "1" for digit in row["samples"]["robust"]]
+
+
+def share(counts: Iterable[int]) -> str:
+    return with_interval(Accuracy.of(*counts))
 
 
 def counted(right: list[bool]) -> str:
-    return with_interval(Accuracy.of(sum(right), len(right)))
+    return share((sum(right), len(right)))
 
 
 def difference(before: list[bool], after: list[bool]) -> str:
@@ -131,6 +128,15 @@ def difference(before: list[bool], after: list[bool]) -> str:
     return f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
+def text(step: str, file: Path) -> str:
+    """Return the table of a step, or that it was not measured."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "trees": None}
+    measured = {"ensemble": "ensemble", "coarse": "coarse_by_fine", "shortcut": "shortcut_standard"}
+    has = found["trees"] if step == "trees" else any(one["row"] == measured[step] for one in found["rows"])
+    return (
+        {one.__name__: one for one in (ensemble, coarse, trees, shortcut)}[step](found) if has else "Not measured yet."
+    )
+
+
 if __name__ == "__main__":
-    tables = {one.__name__: one for one in (ensemble, coarse, trees, shortcut)}
-    print(tables[sys.argv[1]](Path(sys.argv[2]) if len(sys.argv) > 2 else HOME))
+    print(text(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else RESULTS))

@@ -69,11 +69,11 @@ def main() -> None:
     tasks = [("source", count, tune, seed) for seed in given.seeds for count in images for tune in given.tunes]
     tasks += [("standard", count, "head", seed) for seed in given.seeds for count in images]
     for task in tasks:
-        found = read(given.out)
-        if any((row["source"], row["images"], row["tune"], row["seed"]) == task for row in found["rows"]):
+        if any((row["source"], row["images"], row["tune"], row["seed"]) == task for row in read(given.out)["rows"]):
             continue
         print(*task, flush=True)
         made = row_of(*task, given.work, tiny=given.tiny)
+        found = read(given.out)  # once more, because --costs may have written to it meanwhile
         found["rows"].append(made)
         write(found, given.out)
         print({key: made[key] for key in ("clean", "robust", "trained")}, flush=True)

@@ -35,7 +35,7 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
             whole_model = cost.get("parameters")
             count = runs[0]["trained"] or whole_model
             trained = (
-                f"{count:,.0f} ({count / whole_model:.1%})" if whole_model else f"{count:,.0f}" if count else "all"
+                f"{count:,.0f} ({count / whole_model:.2%})" if whole_model else f"{count:,.0f}" if count else "all"
             )
             speed, memory = (f"{cost[name]:,.0f}" if cost else "-" for name in ("images_per_second", "peak_memory_mb"))
             cells = [by_seed(clean), by_seed(robust), difference_by_seed(more), trained, speed, memory]

@@ -71,17 +71,18 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     if given.costs:
+        found = costs(given)
         results = read(given.out)
-        results["costs"] = results.get("costs", {}) | costs(given)
+        results["costs"] = results.get("costs", {}) | found
         write(results, given.out)
         return
     for seed in given.seeds:
         for name in given.rows:
-            results = read(given.out)
-            if any((row["row"], row["seed"]) == (name, seed) for row in results["rows"]):
+            if any((row["row"], row["seed"]) == (name, seed) for row in read(given.out)["rows"]):
                 continue
             print(f"seed {seed}, {name}", flush=True)
             made = row_of(name, seed, given)
+            results = read(given.out)  # once more, because another process may have written to it meanwhile
             results["rows"].append(made)
             write(results, given.out)
             print({key: made[key] for key in ("clean", "robust")}, flush=True)

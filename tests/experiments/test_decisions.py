@@ -43,10 +43,10 @@ def test_random_trees_have_the_same_sizes_and_every_class_once():
 
 
 def test_tables_of_what_was_measured(tmp_path):
-    table = load("table")
+    table, record = load("table"), load("record")
     for seed, name in enumerate(("first", "second", "ensemble", "by_first", "by_second")):
         sample_evaluation(name, seed=seed // 3, n=60).save(tmp_path / f"{name}.json")
-    rows = table.ensemble(tmp_path).splitlines()
+    rows = table.ensemble(record.results(tmp_path)).splitlines()
     assert len(rows) == 2 + 6
     both, by_first = (Evaluation.load(tmp_path / f"{name}.json") for name in ("ensemble", "by_first"))
     assert f"{by_first.robust.accuracy:.1%}" in rows[4]
@@ -54,7 +54,7 @@ def test_tables_of_what_was_measured(tmp_path):
     for seed in (0, 1):
         for place, marks in enumerate(("aligned", "absent", "flipped")):
             sample_evaluation(seed=seed + 2 * place, n=40).save(tmp_path / f"shortcut_standard_0.9_{seed}_{marks}.json")
-    (row,) = table.shortcut(tmp_path).splitlines()[2:]
+    (row,) = table.shortcut(record.results(tmp_path)).splitlines()[2:]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     clean = [[sample_evaluation(seed=seed + 2 * place, n=40).clean.accuracy for seed in (0, 1)] for place in range(3)]
     assert cells[:5] == ["shortcut standard", "0.9", *(f"{50 * sum(pair):.1f}%" for pair in clean)]
@@ -87,8 +87,8 @@ def test_the_step_coarse_on_almost_nothing(tmp_path):
 
     out = tmp_path / "out"
     run("sh", HOME / "run.sh", "none", out, "coarse", tmp_path / "a.pt")
-    table = load("table")
-    assert len(table.coarse(out).split("\n\n")[0].splitlines()) == 2 + 4
-    assert len(table.trees(out).splitlines()) == 2 + 3
+    table, measured = load("table"), load("record").results(out)
+    assert len(table.coarse(measured).split("\n\n")[0].splitlines()) == 2 + 4
+    assert len(table.trees(measured).splitlines()) == 2 + 3
     found = json.loads((out / "trees.json").read_text(encoding="utf-8"))
     assert [one["clean"] >= one["by_fine"] >= 0 for one in found["trees"]] == [True, True]

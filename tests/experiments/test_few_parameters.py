@@ -66,7 +66,7 @@ def test_the_table_pairs_each_seed_with_all_weights():
         "LoRA of rank 4, head", "all", "head, from a source that is not robust", "all"
     ]  # fmt: skip
     half = 12.706 * 2**0.5 / 2**0.5  # differences of -5 and -7 points
-    assert f"49.0 (45.0, 53.0) | -6.0 [{-6 - half:+.1f}, {-6 + half:+.1f}] | 20 (2.0%) | 100 | 300" in lines[0]
+    assert f"49.0 (45.0, 53.0) | -6.0 [{-6 - half:+.1f}, {-6 + half:+.1f}] | 20 (2.00%) | 100 | 300" in lines[0]
     assert lines[2].count("-49.0") == 1
     assert lines[3].startswith("| 1,000 | all | 75.0 (75.0) | 80.0 (80.0) |  | all | - | -")
 
