@@ -144,6 +144,7 @@ def test_the_nearest_in_every_norm_agrees_with_fab(trained, norm, most):
     assert found.median() < most
 
 
+@pytest.mark.slow
 def test_confidence_is_a_margin(trained):
     net, x, y = trained[0], trained[1][:8], trained[2][:8]
     near, far = (robustcls.attack(net, x, y, ThreatModel("l2", 1), f"cw(steps=50, confidence={c})") for c in (0.0, 1.0))
@@ -263,6 +264,7 @@ def test_one_sample_without_a_start_does_not_stop_the_others(spec, monkeypatch):
     assert Brightness()(x_adv).argmax(1).tolist() == [1, 0, 1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "norm"), [("cw(confidence=0.7)", "l2"), ("ead(confidence=0.7)", "l1")])
 def test_a_black_image_is_not_returned_as_an_example(spec, norm):
     """foolbox returns a black image if no image reaches the confidence, and the black image may be adversarial."""

@@ -31,6 +31,7 @@ def subject(artefact):
     return Subject.of(artefact)
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_file_alone(artefact, subject):
     found = by_hand(artefact, subject.pixels.astype(numpy.float32) / numpy.float32(255))
     assert subject.labels == [CLASSES[label] for label in found.argmax(1)]

@@ -77,6 +77,7 @@ def test_digits_are_those_of_the_checkpoint_on_the_validation_images(options):
     assert best.chooses == [a and b for a, b in zip(clean, robust, strict=True)]
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(options, monkeypatch):
     first = robustcls.choose(NETS, **options)
     before = files(options["out"])
@@ -138,6 +139,7 @@ print("winner", choose.choose_given(given).winner)
     assert Choice.load(options["out"] / "choose.json").winner == lines[0][-1].partition(" ")[2]
 
 
+@pytest.mark.slow
 def test_an_absurd_rate_goes_out_first(options, tmp_path):
     for name, rate in (("good", 0.05), ("absurd", 1e30), ("fair", 0.03)):
         (tmp_path / f"{name}.toml").write_text(f'arch = "{NETS[0]}"\naugment = "none"\nlr = {rate}\n')
@@ -234,6 +236,7 @@ def test_a_folder_of_another_choice(options):
         robustcls.choose(NETS[:2], **options | {"minutes": 11})
 
 
+@pytest.mark.slow
 def test_a_candidate_at_chance_level_is_recognised(options):
     trial = robustcls.choose(NETS[:2], **options).best
     guess, sure = Accuracy.of(4, 40), Accuracy.of(30, 40)

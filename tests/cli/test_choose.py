@@ -54,7 +54,7 @@ def test_tables_and_findings(cli, quick):
 BAD = {
     "one": ([*archs(NETS[0]), *COMMON], "each with --arch or --config"),
     "twice": ([*archs(NETS[0], NETS[0]), *COMMON], "give each --config its own file name"),
-    "too short": ([*archs(*NETS), *COMMON, "--minutes", "0.001"], "give --minutes 0."),
+    "too short": ([*archs(*NETS), *COMMON, "--minutes", "0.001", "--quiet"], "give --minutes 0."),
     "no file": ([*archs(NETS[0]), "--config", "no.toml", *COMMON], "cannot read no.toml"),
     "no radius": ([*archs(*NETS), *COMMON[:4], "--norm", "l2", "--out", "choice"], "--eps"),
     "a wrong attack": ([*archs(*NETS), *COMMON, "--val-attack", "pdg"], "did you mean 'pgd'?"),
@@ -87,6 +87,7 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     assert again.status == 0, again.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
     import my_plugins
 

@@ -66,6 +66,7 @@ def test_a_model_without_gradients_is_told_what_to_paste_and_falls(cli):
     assert falls.robust.accuracy < looks.robust.accuracy - 0.1
 
 
+@pytest.mark.slow
 def test_wrappers_nest_and_go_around_a_checkpoint(cli, home):
     model = f"averaged(straight_through({home}/pgd/ckpt.pt, layer=net), draws=2)"
     found = cli("attack", "--model", model, "--n", 10, "--attack", "fgsm")

@@ -104,6 +104,7 @@ def test_the_second_run_is_refused_before_it_harms_anything(name, cli, home, che
         assert files(here) == before
 
 
+@pytest.mark.slow
 def test_what_another_run_kept_is_not_read_without_resume(cli, checkpoint, tmp_path):
     """The copied files stand for those of another run that writes into the folder at the same time."""
     big = ("attack", "--model", checkpoint, "--n", 40, "--batch-size", 8, "--device", "cpu", "--attack", "pgd(steps=4)")
@@ -143,6 +144,7 @@ def test_models_from_code_do_not_replace_each_others_evaluation(cli, tmp_path):
     assert Evaluation.load("evaluation.json").model.name == "more:other"
 
 
+@pytest.mark.slow
 def test_another_evaluation_of_the_same_model_is_kept(cli, checkpoint, tmp_path):
     here = tmp_path / "here"
     attack = ("attack", "--model", checkpoint, "--quiet", "--n")
@@ -163,6 +165,7 @@ def test_another_evaluation_of_the_same_model_is_kept(cli, checkpoint, tmp_path)
     assert len(list(here.glob("*earlier*"))) == 3
 
 
+@pytest.mark.slow
 def test_loops_over_radii_keep_one_evaluation_of_each(cli, checkpoint, tmp_path):
     for _ in range(3):
         for eps in ("1/255", "2/255"):
@@ -172,6 +175,7 @@ def test_loops_over_radii_keep_one_evaluation_of_each(cli, checkpoint, tmp_path)
     assert kept == ["1/255", "2/255"]
 
 
+@pytest.mark.slow
 def test_a_report_keeps_a_larger_evaluation_and_what_only_it_measured(cli, checkpoint, tmp_path):
     assert cli("attack", "--model", checkpoint, "--attack", "fgsm", "--n", 20, "--quiet").status == 0
     result = cli("report", "--model", checkpoint, *QUICK)
@@ -190,6 +194,7 @@ def test_a_file_of_somebody_else_stays(content, cli, checkpoint, tmp_path):
     assert (tmp_path / "here" / "evaluation.json").read_text(encoding="utf-8") == content
 
 
+@pytest.mark.slow
 def test_a_report_keeps_its_files_together(cli, tmp_path):
     here = tmp_path / "here"
     (here / "evaluation.json").write_text('{"mine": 1}', encoding="utf-8")
@@ -219,6 +224,7 @@ def test_the_default_page_of_other_models_stays(cli, home, tmp_path):
     assert cli("report", "b.json", "--overwrite").status == cli("report", "a.json", "b.json").status == 0
 
 
+@pytest.mark.slow
 def test_an_explanation_removes_no_pictures_but_its_own(cli, checkpoint, tmp_path):
     folder = tmp_path / "here" / "explain"
     folder.mkdir()

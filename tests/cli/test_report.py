@@ -43,6 +43,7 @@ def test_a_report_of_two_models_is_one_page_and_two_evaluations(cli, two, tmp_pa
     )  # the page made from the files is the same, except for how floats are written
 
 
+@pytest.mark.slow
 def test_models_of_one_folder_keep_their_evaluations_apart(cli, two, tmp_path):
     for path in two:
         shutil.copy(path, tmp_path / "here" / f"{path.parent.name}.pt")

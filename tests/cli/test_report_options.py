@@ -81,6 +81,7 @@ def slow(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_quick_takes_fewer_samples_of_a_slow_model_and_says_so(cli, checkpoint, tmp_path, slow):
     result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "fgsm")
     assert result.status == 0, result.err
@@ -96,6 +97,7 @@ def test_quick_takes_fewer_samples_of_a_slow_model_and_says_so(cli, checkpoint, 
     assert reason in (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_where_the_fewest_samples_may_take_longer_it_is_not_called_kept(cli, checkpoint, slow):
     result = cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "pgd(steps=100)")
     assert result.status == 0, result.err
@@ -115,6 +117,7 @@ def test_a_budget_that_holds_no_step_is_refused_before_anything_is_written(more,
     assert sorted((tmp_path / "here").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_number_of_samples_that_was_asked_for_wins_over_the_budget(cli, checkpoint, slow):
     assert (
         cli("report", "--model", checkpoint, "--profile", "quick", "--attack", "fgsm", "--n", 12, "--quiet").status == 0
@@ -227,6 +230,7 @@ def test_nothing_to_report_and_options_without_a_model_are_refused(cli, home, tm
     assert (result.status, "--profile says how to measure a model" in result.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_cut_off_keeps_what_was_there_and_what_was_measured(
     cli, checkpoint, tmp_path, monkeypatch
 ):

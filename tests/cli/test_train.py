@@ -58,6 +58,7 @@ def test_quiet_prints_the_result_alone(cli):
     assert "the model has learned nothing: clean validation accuracy" in result.out
 
 
+@pytest.mark.slow
 def test_few_images_and_first_weights_get_a_batch_and_a_rate_that_fit(cli, tmp_path):
     small = ("--data", "digits(size=8)", "--arch", "vgg16(width=0.05)", "--limit-train", 96, "--epochs", 1)
     small += ("--val-n", 20, "--device", "cpu", "--adv", "none", "--val-attack", "none")

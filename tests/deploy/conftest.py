@@ -19,12 +19,16 @@ def make_model(net=None, **normalisation):
     return Classifier(net, classes=CLASSES, input_size=SIZE, arch="small", **normalisation)
 
 
-@pytest.fixture
-def model():
+def normalised_model():
     model = make_model(mean=(0.5,), std=(0.25,))
     model.net[1].running_mean.uniform_(-0.3, 0.3)
     model.net[1].running_var.uniform_(0.5, 2)
     return model
+
+
+@pytest.fixture
+def model():
+    return normalised_model()
 
 
 @pytest.fixture

@@ -1,17 +1,34 @@
 """An artefact that is damaged or of another version is refused in one line, before anything runs."""
 
+import copy
 import json
+import shutil
 
 import numpy
 import pytest
+import torch
 
 import robustcls
 from robustcls.core.errors import InputError
 from robustcls.results.artefact import MANIFEST
-from tests.deploy.conftest import damage_schema
+from tests.deploy.conftest import SIZE, damage_schema, normalised_model
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return an artefact that is exported once for all tests of this file."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported") / "artefact"
+    return robustcls.export(normalised_model(), folder, calibration=torch.rand(80, *SIZE))
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """Return a copy of the artefact, to damage."""
+    return shutil.copytree(exported.folder, tmp_path / "artefact")
 
 
 def damage_model(folder):
@@ -72,11 +89,10 @@ def one_array(folder):
         (with_reference(logits=lambda x: x * numpy.nan), "uint8 and finite logits"),
     ],
 )
-def test_a_damaged_reference_is_refused_in_one_line(damage, words, model, images, tmp_path):
-    robustcls.export(model, tmp_path / "artefact", calibration=images)
-    damage(tmp_path / "artefact")
+def test_a_damaged_reference_is_refused_in_one_line(damage, words, folder):
+    damage(folder)
     with pytest.raises(InputError, match=words) as caught:
-        robustcls.load(tmp_path / "artefact")
+        robustcls.load(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -91,11 +107,10 @@ def test_a_damaged_reference_is_refused_in_one_line(damage, words, model, images
         (damage_reference, "does not run on this machine as where it was exported"),
     ],
 )
-def test_a_damaged_artefact_is_refused_in_one_line(damage, words, model, images, tmp_path):
-    robustcls.export(model, tmp_path / "artefact", calibration=images)
-    damage(tmp_path / "artefact")
+def test_a_damaged_artefact_is_refused_in_one_line(damage, words, folder):
+    damage(folder)
     with pytest.raises(InputError, match=words) as caught:
-        robustcls.load(tmp_path / "artefact")
+        robustcls.load(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -132,34 +147,32 @@ def with_manifest(**changed):
         ({"decoding__height": 0}, "is not a size of images"),
     ],
 )
-def test_a_damaged_manifest_is_refused_in_one_line(changed, words, model, images, tmp_path):
-    robustcls.export(model, tmp_path / "artefact", calibration=images)
-    with_manifest(**changed)(tmp_path / "artefact")
+def test_a_damaged_manifest_is_refused_in_one_line(changed, words, folder):
+    with_manifest(**changed)(folder)
     with pytest.raises(InputError, match=words) as caught:
-        robustcls.load(tmp_path / "artefact")
+        robustcls.load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_newer_schema_says_what_to_update(model, images, tmp_path):
-    robustcls.export(model, tmp_path / "artefact", calibration=images)
-    damage_schema(tmp_path / "artefact")
+def test_a_newer_schema_says_what_to_update(folder):
+    damage_schema(folder)
     with pytest.raises(
         InputError, match=r"schema 'robustcls/artefact/2': a newer robustcls wrote it.*update robustcls"
     ):
-        robustcls.load(tmp_path / "artefact")
+        robustcls.load(folder)
 
 
-def test_what_an_artefact_lacks_is_said(model, images, tmp_path):
+def test_what_an_artefact_lacks_is_said(exported, folder):
     from robustcls.models.artefact import notes_of
 
-    artefact = robustcls.export(model, tmp_path / "artefact", calibration=images)
-    assert notes_of(artefact.folder, artefact.manifest) == []
-    (artefact.folder / "drift.npz").unlink()
-    artefact.manifest.classes = ["cat", "cat", "ship"]
-    said = notes_of(artefact.folder, artefact.manifest)
+    assert notes_of(folder, exported.manifest) == []
+    (folder / "drift.npz").unlink()
+    manifest = copy.deepcopy(exported.manifest)
+    manifest.classes = ["cat", "cat", "ship"]
+    said = notes_of(folder, manifest)
     assert len(said) == 2
     assert "several classes are called 'cat'" in said[0]
     assert "has no drift.npz" in said[1]
     with pytest.warns(UserWarning, match=r"has no drift\.npz"):
-        loaded = robustcls.load(tmp_path / "artefact")
+        loaded = robustcls.load(folder)
     assert loaded.classes == ("cat", "dog", "ship")

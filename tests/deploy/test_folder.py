@@ -45,6 +45,7 @@ def test_a_manifest_of_another_program_is_no_artefact(content, model, images, tm
         assert (home / MANIFEST).read_text() == content
 
 
+@pytest.mark.slow
 def test_an_artefact_beside_which_somebody_put_files_is_not_replaced(model, images, tmp_path):
     robustcls.export(model, tmp_path / "artefact", calibration=images)
     for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
@@ -54,6 +55,7 @@ def test_an_artefact_beside_which_somebody_put_files_is_not_replaced(model, imag
     assert (tmp_path / "artefact" / "d.txt").read_text() == "notes"
 
 
+@pytest.mark.slow
 def test_an_artefact_of_any_version_is_replaced_with_what_was_measured_of_it(model, images, tmp_path):
     home = tmp_path / "artefact"
     robustcls.export(model, home, calibration=images)
@@ -67,6 +69,7 @@ def test_an_artefact_of_any_version_is_replaced_with_what_was_measured_of_it(mod
     assert sorted(path.name for path in home.iterdir()) == ["drift.npz", MANIFEST, "model.onnx", "reference.npz"]
 
 
+@pytest.mark.slow
 def test_half_an_artefact_is_not_taken_for_one(model, images, tmp_path):
     robustcls.export(model, tmp_path / "artefact", calibration=images)
     (tmp_path / "artefact" / MANIFEST).unlink()

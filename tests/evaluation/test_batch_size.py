@@ -79,6 +79,7 @@ def test_the_batch_size_decides_nothing_and_is_recorded(size, whole):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 11])
 def test_memory_decides_nothing_and_what_it_held_is_recorded(images, whole):
     found = judged(Small(images))

@@ -15,7 +15,7 @@ def test_every_step_is_here():
 
 
 @every_combination
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_loss_falls_in_two_epochs(objective, step, precision, make_run):
     run = make_run(
         objective=objective,

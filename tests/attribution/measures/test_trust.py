@@ -97,6 +97,7 @@ def test_maps_that_say_nothing_of_the_model_fail_by_name(
     assert found["completeness"] == "not_run"
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_says_so(model: nn.Module, attacked: tuple[Tensor, ...], tmp_path) -> None:
     x, y, x_adv = attacked
     evaluation = robustcls.evaluate(model, x, y, ThreatModel("linf", 0.12), attacks=["fgsm"])
@@ -181,6 +182,7 @@ def test_incomplete_maps_are_marked_and_complete_ones_are_not(model: nn.Module, 
     assert records["deeplift"].quality["completeness_gap"].q3 < 1e-4
 
 
+@pytest.mark.slow
 def test_the_model_and_the_random_streams_are_left_alone(model: nn.Module, attacked: tuple[Tensor, ...]) -> None:
     x, y, x_adv = attacked
     model.train()

@@ -116,6 +116,7 @@ def test_honest_models_pass_all(which, norm, batch, request):
     assert all(check.message and "\n" not in check.message for check in found.values())
 
 
+@pytest.mark.slow
 def test_the_same_each_time(net, batch):
     assert run(net, *batch, ["pgd"]) == run(net, *batch, ["pgd"])
 
@@ -200,6 +201,7 @@ def test_luck_of_the_start_is_named():
     assert "pgd(restarts=2)" in found.message
 
 
+@pytest.mark.slow
 def test_the_last_attack_with_the_option_is_repeated(net, batch):
     found = run(net, *batch, ["pgd(steps=3)", "apgd_ce(steps=4)", "fgsm"], "doubled_steps", "doubled_restarts")
     assert "apgd_ce(steps=8)" in found["doubled_steps"].message
@@ -324,7 +326,9 @@ def test_the_linear_model_can_be_broken_just_where_it_says(norm, shape):
     "fgsm", "pgd", "apgd_ce(steps=20)", "apgd_dlr(steps=20)", "apgd_t(steps=20, targets=3)", "fab_t(steps=10)",
     "square(queries=2)",
 ])  # fmt: skip
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "norm", ["linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in NORMS if norm != "linf")]
+)
 def test_our_attacks_pass_the_self_test(spec, norm, net, batch):
     x, y = batch
     found = one(net, x[:4], y[:4], [spec], "attack_self_test", threat=ThreatModel(norm, 0.01))
@@ -420,6 +424,7 @@ def test_few_samples_are_spread_evenly_and_counted(net, batch, monkeypatch):
     assert one(net, *batch, ["pgd"], "eps_monotone").message.startswith("of 10 samples")
 
 
+@pytest.mark.slow
 def test_chance_has_room_for_few_samples(net, batch):
     x, y = batch
     right = net(x).argmax(1) == y

@@ -142,6 +142,7 @@ def honest(rounded, original, data):
     return compare(rounded, original, data, methods=["saliency"])
 
 
+@pytest.mark.slow
 def test_every_label_that_changed_is_counted(folder, original, data):
     other = Classifier(train_digits(epochs=1), classes=NAMES, input_size=SIZE).eval()
     x = (data[0] + 0.7 * torch.randn(data[0].shape)).clamp(0, 1)  # both models are often wrong on these
@@ -203,6 +204,7 @@ def test_a_planted_four_bit_file_falls_under_the_union(original, data, folder):
     assert record.clean.accuracy > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [Steps(), Steep()], ids=["no gradient through", "saturated"])
 def test_a_file_whose_gradients_mislead_is_flagged(layer, original, data, folder):
     file = load(export(in_front(layer, original), folder / f"{type(layer).__name__}.onnx"))
@@ -236,6 +238,7 @@ def test_a_file_without_a_gradient_keeps_transfer_and_square(original, data, fol
         evaluated(file, *data, THREAT, ["pgd"])
 
 
+@pytest.mark.slow
 def test_both_models_meet_the_same_sets_of_attacks(fp32, original, data):
     """The two models are the same, so their numbers differ only by chance."""
     record, checks = compare(fp32, original, data)
@@ -257,6 +260,7 @@ class Tied(nn.Module):
         return (self.net(x) / 10).round() * 10
 
 
+@pytest.mark.slow
 def test_ties_are_counted(original, data, folder):
     file = load(export(Classifier(Tied(original.net), classes=NAMES, input_size=SIZE), folder / "ties.onnx"))
     record, checks = compare(file, original, data)

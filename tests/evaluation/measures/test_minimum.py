@@ -81,6 +81,7 @@ def test_the_same_seed_gives_the_same_and_samples_are_spread(case):
     assert "10 of the 40 samples" in one[0].rule
 
 
+@pytest.mark.slow
 def test_a_model_without_another_class_is_censored():
     """The model always predicts class 0, so samples of class 0 have no example, and quartiles beyond the others are unknown."""
     x, y = make_batch()
