@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.config import AuditConfig
 from robustcls.auditing.folds import OutOfFold
 from robustcls.core.classifier import device_of, dtype_of
@@ -90,7 +91,11 @@ class Pretrained:
 def probe_folds(
     images: Images, fold: Tensor, config: AuditConfig, features: Features, *, progress: bool = False
 ) -> tuple[OutOfFold, float]:
-    """Fit a linear classifier per fold on the images outside the fold, and predict the images inside.
+    """Fit a linear classifier per fold on the images outside the fold, and predict the images inside; twice.
+
+    The second time, probable label errors of the first are left out of the images that the classifiers are fitted to, as in
+    iterative noisy cross-validation (Chen et al. 2019, arXiv:1905.05040). The labels of a fold have no other influence on its
+    second classifier.
 
     fold: N, the result of `divide`. Also returns the penalty: the one of PENALTIES with the smallest log loss on the first
     fold, measured on at most COMPARED images. Raises InputError for features that are not finite.
@@ -107,21 +112,40 @@ def probe_folds(
     x = (x - center) / scale
     rows = stratified_order(images.labels, config.seed)[:COMPARED]
     losses: dict[float, float] = {}
-    probabilities, models = torch.zeros(len(images), len(images.classes)), []
-    device = resolve_device(config.device)
-    with Bar(len(PENALTIES) + config.folds, "linear classifiers", "fit", show=progress) as bar:
+    classes = len(images.classes)
+    with Bar(len(PENALTIES) + 2 * config.folds, "linear classifiers", "fit", show=progress) as bar:
         for penalty in PENALTIES:
-            losses[penalty] = _loss(x[rows], images.labels[rows], fold[rows] == 0, len(images.classes), penalty)
+            losses[penalty] = _loss(x[rows], images.labels[rows], fold[rows] == 0, classes, penalty)
             bar.advance()
         best = min(losses, key=lambda penalty: losses[penalty])
-        for number in range(config.folds):
-            inside = fold == number
-            head = _fit(x[~inside], images.labels[~inside], len(images.classes), best)
-            with torch.no_grad():
-                probabilities[inside] = head(x[inside]).softmax(1)
-            models.append(Probe(features, center, scale, head).to(device).eval())
-            bar.advance()
+
+        def fit(kept: Tensor) -> tuple[Tensor, list[nn.Linear]]:
+            probabilities, heads = torch.zeros(len(images), classes), []
+            for number in range(config.folds):
+                inside = fold == number
+                rows = ~inside & kept
+                heads.append(_fit(x[rows], images.labels[rows], classes, best))
+                with torch.no_grad():
+                    probabilities[inside] = heads[-1](x[inside]).softmax(1)
+                bar.advance()
+            return probabilities, heads
+
+        first, _ = fit(torch.ones_like(fold, dtype=torch.bool))
+        probabilities, heads = fit(credible(first, images.labels))
+    device = resolve_device(config.device)
+    models = [Probe(features, center, scale, head).to(device).eval() for head in heads]
     return OutOfFold(probabilities, fold, models, []), best
+
+
+def credible(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return which images are not label errors by out-of-fold probabilities N,K: bool N.
+
+    All images of a class are returned if more than half of them are suspicious.
+    """
+    issue = find_label_errors(probabilities, labels).issue
+    classes = probabilities.shape[1]
+    doubtful = 2 * labels[issue].bincount(minlength=classes) > labels.bincount(minlength=classes)
+    return ~issue | doubtful[labels]
 
 
 def load_pretrained(config: AuditConfig, images: Images, *, given: bool = False) -> Pretrained:

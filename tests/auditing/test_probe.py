@@ -13,7 +13,7 @@ from robustcls.auditing.audit import audit_data
 from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.config import AuditConfig
 from robustcls.auditing.folds import divide, probabilities_of
-from robustcls.auditing.probe import PENALTIES, load_pretrained, probe_folds
+from robustcls.auditing.probe import PENALTIES, credible, load_pretrained, probe_folds
 from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.checkpoint import build, save_checkpoint
@@ -159,13 +159,29 @@ def test_the_folds_equal_scikit_learn_on_the_features(digits):
         p = logistic(x[each != 0], y[each != 0], one).predict_proba(x[each == 0])
         losses[one] = -numpy.log(p[numpy.arange(len(p)), y[each == 0]]).mean()
     assert penalty == min(losses, key=losses.get)
+    first = torch.zeros(600, 10)
     for number in range(3):
         fitted = logistic(x[each != number], y[each != number], penalty)
-        wanted = torch.tensor(fitted.predict_proba(x[each == number])).float()
+        first[fold == number] = torch.tensor(fitted.predict_proba(x[each == number])).float()
+    doubted = find_label_errors(first, images.labels).issue.numpy()
+    assert 0 < doubted.sum() < 60
+    for number in range(3):
+        rows = (each != number) & ~doubted
+        wanted = torch.tensor(logistic(x[rows], y[rows], penalty).predict_proba(x[each == number])).float()
         assert torch.allclose(found.probabilities[fold == number], wanted, atol=1e-2)
         # The model that attacks use computes the same from pixels.
         own = probabilities_of(found.models[number], images.take((fold == number).nonzero().squeeze(1)))
         assert torch.allclose(own, found.probabilities[fold == number], atol=1e-4)
+
+
+def test_a_class_that_is_mostly_doubted_keeps_its_images():
+    labels = torch.tensor([0] * 10 + [1] * 10)
+    probabilities = torch.tensor([[0.9, 0.1]]).repeat(20, 1)
+    probabilities[16:] = torch.tensor([0.05, 0.95])  # six of the ten images of class 1 look like class 0
+    assert find_label_errors(probabilities, labels).issue.sum() == 6
+    assert credible(probabilities, labels).all()
+    probabilities[14:] = torch.tensor([0.05, 0.95])  # four of ten
+    assert (~credible(probabilities, labels)).nonzero().flatten().tolist() == [10, 11, 12, 13]
 
 
 def test_two_classes_and_a_class_of_one_fold(digits):
