@@ -165,10 +165,11 @@ def test_the_folds_equal_scikit_learn_on_the_features(digits):
         first[fold == number] = torch.tensor(fitted.predict_proba(x[each == number])).float()
     doubted = find_label_errors(first, images.labels).issue.numpy()
     assert 0 < doubted.sum() < 60
+    assert (found.probabilities - first).abs().max() > 0.1
     for number in range(3):
         rows = (each != number) & ~doubted
         wanted = torch.tensor(logistic(x[rows], y[rows], penalty).predict_proba(x[each == number])).float()
-        assert torch.allclose(found.probabilities[fold == number], wanted, atol=1e-2)
+        assert torch.allclose(found.probabilities[fold == number], wanted, atol=3e-2)  # a doubted image more or less
         # The model that attacks use computes the same from pixels.
         own = probabilities_of(found.models[number], images.take((fold == number).nonzero().squeeze(1)))
         assert torch.allclose(own, found.probabilities[fold == number], atol=1e-4)
