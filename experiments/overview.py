@@ -14,7 +14,9 @@ ROOT = HERE.parent
 
 
 def table() -> str:
-    paths = [path for path in sorted(HERE.rglob("*.toml")) if path.name not in ("policy.toml", "tree.toml")]
+    paths = [
+        path for path in sorted(HERE.rglob("*.toml")) if path.name not in ("policy.toml", "tree.toml", "noise.toml")
+    ]
     return markdown(["Experiment", "What", "Clean", "Robust", "n", "Evidence"], [row(path) for path in paths])
 
 

@@ -2,7 +2,7 @@
 
     python experiments/audit/run.py audit SEED         # audits the images with planted errors, and with the original labels
     python experiments/audit/run.py train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
-    python experiments/audit/run.py table              # prints the results, as Markdown
+    python experiments/audit/table.py                  # prints the results
 
 Options: --config FILE.toml, --features SPEC (audit with a pretrained network, such as experiments.audit.net:lite0), --out DIR
 (reports/audit/noise, or reports/audit/features), --data SPEC, --objective standard|n_fgsm. Each step reads the output of the
@@ -14,7 +14,6 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 
 import torch
 from sklearn.metrics import average_precision_score
@@ -24,20 +23,13 @@ import robustcls
 from robustcls.auditing.audit import audit_data
 from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.config import AuditConfig
-from robustcls.cli.console import markdown
+from robustcls.core.files import atomic_write
 from robustcls.data.images import Images
 from robustcls.data.splits import hold_out, load_all, load_split
-from robustcls.results.statistics import paired_difference
+from robustcls.results.comparison import held
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
-ARMS = {
-    "true": "the original labels",
-    "noisy": "planted errors",
-    "relabelled": "planted errors; the most suspicious labels replaced by the audit's guess",
-    "removed": "planted errors; the most suspicious images left out",
-    "random": "planted errors; equally many random images left out",
-    "true_removed": "no planted errors; the most suspicious images left out",
-}
+ARMS = ("true", "noisy", "relabelled", "removed", "random", "true_removed")  # see table.py
 OBJECTIVES = {"standard": {"adv": "none"}, "n_fgsm": {"adv": "n_fgsm"}}
 
 
@@ -72,7 +64,7 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
     """Audit the images with planted and with original labels; save the suspicion ratios and guesses that the arms use."""
     true = load(config, spec, seed)
     noisy, wrong = plant_errors(true, config, seed)
-    record: dict = {"seed": seed, "images": len(true), "planted": int(wrong.sum())}
+    record: dict = {"seed": seed, "images": len(true), "planted": int(wrong.sum()), "options": config["audit"]}
     for name, images in (("noisy", noisy), ("true", true)):
         options = AuditConfig(data=spec, minutes=config["minutes"], seed=seed, quiet=True, **config["audit"])
         found, folds = audit_data(options, images, progress=True)
@@ -152,67 +144,32 @@ def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Pat
         found = robustcls.evaluate(run.model, x, y, threat, attacks="fgsm", seed=seed, checks=(), progress=True)
     else:
         found = robustcls.evaluate(run.model, x, y, threat, attacks=config["attacks"], seed=seed, progress=True)
-    found.save(out / f"{arm}_{objective}_{seed}.json")
+    with atomic_write(out / f"{arm}_{objective}_{seed}.json") as part:
+        part.write_text(json.dumps(summary(found, objective), indent=1) + "\n", encoding="utf-8")
 
 
-def table(config: dict, out: Path) -> str:
-    """Return the results of the audits and the accuracy of each arm; differences to planted errors are paired by image."""
-    audits = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("audit_?.json"))]
-    head = [
-        "Seed",
-        "AP",
-        "Precision of issues",
-        "Recall",
-        "Guess right",
-        "Issues without planted errors",
-        "Minutes",
-        "Duplicates",
-    ]
-    rows = [
-        [str(one["seed"]), f"{one['noisy']['average_precision']:.3f}",
-         *(f"{one['noisy'][key]:.1%}" for key in ("precision_of_issues", "recall_of_issues", "guess_right")),
-         f"{one['true']['issues'] / one['images']:.1%}", f"{one['noisy']['seconds'] / 60:.1f}",
-         f"{one['duplicates']['found']} of {one['duplicates']['planted']}"]
-        for one in audits
-    ]  # fmt: skip
-    parts = [markdown(head, rows)]
-    for objective in OBJECTIVES:
-        lines = []
-        for arm, words in ARMS.items():
-            found = {seed: read(out, arm, objective, seed) for seed in config["seeds"]}
-            base = {seed: read(out, "noisy", objective, seed) for seed in config["seeds"]}
-            seeds = [seed for seed in found if found[seed] and base[seed]]
-            if not seeds:
-                continue
-            cells = [words, ", ".join(f"{found[seed][1]:.1%}" for seed in seeds)]
-            differences = [paired_difference(base[seed][0], found[seed][0]) for seed in seeds]
-            cells.append(f"{100 * mean(one[0] for one in differences):+.1f}" if arm != "noisy" else "-")
-            cells.append("; ".join(f"[{100 * low:+.1f}, {100 * high:+.1f}]" for _, (low, high) in differences))
-            lines.append(cells)
-        if lines:
-            measure = "clean" if objective == "standard" else "`fast`"
-            head = [f"Trained on ({objective})", f"{measure}, by seed", "Difference to planted errors", "95%, by seed"]
-            parts.append(markdown(head, lines))
-    return "\n\n".join(parts)
+def summary(found: robustcls.Evaluation, objective: str) -> dict:
+    """Return the results, with one digit per test image: 1 is correct.
 
-
-def read(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
-    """Return which test images are classified correctly, and their share.
-
-    Standard training is judged on clean images, N-FGSM under attack. None if the arm has not run yet.
+    Standard training is judged on clean images, N-FGSM under attack.
     """
-    path = out / f"{arm}_{objective}_{seed}.json"
-    if not path.exists():
-        return None
-    found = robustcls.Evaluation.load(path)
-    clean = objective == "standard"
-    right = [one.clean == one.label and (clean or one.broken_by is None) for one in found.samples]
-    return right, sum(right) / len(right)
+    right = [one.clean == one.label if objective == "standard" else held(one) for one in found.samples]
+    return {
+        "right": "".join("01"[one] for one in right),
+        "clean": [found.clean.correct, found.clean.total],
+        "robust": [found.robust.correct, found.robust.total],
+        "kind": found.robust.kind,
+        "threat": f"{found.threat.norm} {found.threat.eps_text}",
+        "data_sha256": found.data.sha256,
+        "versions": found.provenance.versions,
+        "device": found.provenance.device,
+        "commit": found.provenance.commit,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("audit", "train", "table"))
+    parser.add_argument("step", choices=("audit", "train"))
     parser.add_argument("seed", type=int, nargs="?", default=0)
     parser.add_argument("arm", choices=ARMS, nargs="?", default="noisy")
     parser.add_argument("--objective", choices=OBJECTIVES, default="standard")
@@ -227,9 +184,7 @@ def main() -> None:
     spec = given.data or config["data"]
     given.out = given.out or ROOT / "reports" / "audit" / ("features" if given.features else "noise")
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.step == "table":
-        print(table(config, given.out))
-    elif given.step == "audit":
+    if given.step == "audit":
         if not (given.out / f"audit_{given.seed}.json").exists():
             audit(config, spec, given.seed, given.out)
     elif not (given.out / f"{given.arm}_{given.objective}_{given.seed}.json").exists():
