@@ -87,7 +87,7 @@ def summarise(audit: "Audit") -> str:
     lines = [
         f"{audit.data.n} training images, {audit.folds} folds, {how}: "
         f"the models predict {with_interval(audit.accuracy)} of the labels",
-        f"{len(audit.issues)} labels are probably wrong",
+        f"{len(audit.issues)} labels are suspicious",
         *[_line(audit, one) for one in audit.issues[:SHOWN]],
     ]
     exact = [group for group in audit.duplicates if group.exact]

@@ -147,7 +147,7 @@ def test_odd_names_come_back_as_they_were(visit, tmp_path):
     for one, name in zip(sample.suggestions, names, strict=True):
         one.file, one.odds = name, 12.3
     page = visit(audit_page(sample, tmp_path / "audit.html"))
-    assert "label error (odds 12:1 against the label)" in page.locator(".finding .note").first.inner_text()
+    assert "label error? (odds 12:1 against the label)" in page.locator(".finding .note").first.inner_text()
     page.locator(".begin").click()
     for _ in names:
         page.keyboard.press("a")
