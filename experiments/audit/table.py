@@ -12,7 +12,6 @@ from robustcls.cli.console import markdown
 from robustcls.results.statistics import paired_difference
 
 HOME = Path(__file__).resolve().parents[2] / "reports" / "audit" / "features"
-SEEDS = (0, 1, 2)
 OBJECTIVES = ("standard", "n_fgsm")
 ARMS = {
     "true": "the original labels",
@@ -48,8 +47,8 @@ def table(out: Path) -> str:
     for objective in OBJECTIVES:
         lines = []
         for arm, words in ARMS.items():
-            found = {seed: read(out, arm, objective, seed) for seed in SEEDS}
-            base = {seed: read(out, "noisy", objective, seed) for seed in SEEDS}
+            found = {seed: read(out, arm, objective, seed) for seed in (one["seed"] for one in audits)}
+            base = {seed: read(out, "noisy", objective, seed) for seed in (one["seed"] for one in audits)}
             seeds = [seed for seed in found if found[seed] and base[seed]]
             if not seeds:
                 continue

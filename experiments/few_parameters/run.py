@@ -62,9 +62,8 @@ def main() -> None:
     for source in SOURCES:
         train(given.work / source, HERE / f"{source}.toml", data / "source", 0, given.tiny)
     if given.costs:
-        found = read(given.out)
-        found["costs"] = costs(given.work, given.tunes, tiny=given.tiny)
-        write(found, given.out)
+        measured = costs(given.work, given.tunes, tiny=given.tiny)
+        write(read(given.out) | {"costs": measured}, given.out)
         return
     tasks = [("source", count, tune, seed) for seed in given.seeds for count in images for tune in given.tunes]
     tasks += [("standard", count, "head", seed) for seed in given.seeds for count in images]

@@ -14,7 +14,7 @@ class Confident:
     """The result of confident learning for N labels.
 
     Attributes:
-        issue: bool N, whether the label is probably wrong.
+        issue: bool N, whether the label is suspected to be wrong.
         guess: int64 N, the confident class, or the most probable class if there is none.
         margin: float64 N in [-1, 1], the probability of the label minus the largest probability of another class.
         ratio: float64 N, log(largest probability of another class / probability of the label); high values are suspicious.

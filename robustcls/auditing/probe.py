@@ -93,7 +93,7 @@ def probe_folds(
 ) -> tuple[OutOfFold, float]:
     """Fit a linear classifier per fold on the images outside the fold, and predict the images inside; twice.
 
-    The second time, probable label errors of the first are left out of the images that the classifiers are fitted to, as in
+    The second time, label issues of the first are left out of the images that the classifiers are fitted to, as in
     iterative noisy cross-validation (Chen et al. 2019, arXiv:1905.05040). The labels of a fold have no other influence on its
     second classifier.
 
