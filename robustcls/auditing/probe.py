@@ -5,7 +5,6 @@ The network has not seen the labels, so it cannot have memorised wrong ones, and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from robustcls.core.progress import Bar
 from robustcls.core.subset import stratified_order
 from robustcls.data import origin, parse
 from robustcls.data.images import Images
+from robustcls.data.spec import folder_of
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.heads import head_of
 from robustcls.models.loading import build_model, read_model
@@ -157,6 +157,8 @@ def load_pretrained(config: AuditConfig, images: Images, *, given: bool = False)
     with as_input_error(f"`features={spec}`"):
         source = read_model(spec)
         trained = source.meta.get("config")
+        if not source.single:
+            raise InputError("gives the output of several networks, which have no single head: give one of them")
         name = str(trained.get("data") or "digits") if isinstance(trained, Mapping) else PYTHON
         if not given and _place(name) == _place(data):
             raise InputError(
@@ -173,10 +175,11 @@ def load_pretrained(config: AuditConfig, images: Images, *, given: bool = False)
     )
 
 
-def _place(spec: str) -> tuple[str, ...]:
-    """Return the name of a data set and the files that it reads, however they are spelt."""
-    parsed = parse(origin(spec))
-    return (parsed.name, *(str(Path(str(one)).expanduser().resolve()) for one in parsed.args))
+def _place(spec: str) -> str:
+    """Return the name of a data set, or the real path of a folder; the same for all options and spellings."""
+    name = parse(origin(spec)).name
+    folder = folder_of(origin(spec)) if name == "folder" else None
+    return name if folder is None else str(folder[0].resolve())
 
 
 def _features_of(model: nn.Module, x: Tensor, spec: str) -> Features:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcls.choosing.config import ChooseConfig
+from robustcls.core import plugins
 from robustcls.core.config import read_toml
 from robustcls.core.errors import InputError
 from robustcls.core.options import REST
@@ -43,8 +44,10 @@ def candidates(options: ChooseConfig, given: Mapping[str, Any]) -> list[Candidat
     if len(entries) < 2:
         raise InputError("there is nothing to choose: give two candidates or more, each with `arch` or `config`")
     names = [one.name for one in entries]
-    for name in names:
-        if names.count(name) > 1:
+    specs = [plugins.parse("model", arch) for arch in options.arch]
+    alike = [(spec.name, spec.args, dict(spec.options)) for spec in specs]
+    for place, name in enumerate(names):
+        if names.count(name) > 1 or (place < len(alike) and alike.count(alike[place]) > 1):
             raise InputError(
                 f"two candidates are called {name}: name each once, and give each `config` its own file name"
             )

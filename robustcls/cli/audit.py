@@ -10,11 +10,13 @@ from robustcls.cli.console import note, table, with_interval, wrap
 from robustcls.cli.options import GroupedCommand, build, config_option, options
 from robustcls.cli.places import command_line
 from robustcls.core.claims import claim
+from robustcls.core.errors import InputError
 
 if TYPE_CHECKING:
     from robustcls.results.audit import Audit, Finding
 
 SHOWN = 10
+APPLIED = {"data", "data_dir", "skip_corrupt", "out", "quiet"}  # options that --apply uses
 
 
 @click.command("audit", cls=GroupedCommand)
@@ -48,6 +50,8 @@ def command(flags: dict, config_file: str | None, decisions: str | None) -> None
     """
     config = build(AuditConfig, flags, config_file)
     if decisions:
+        if ignored := sorted(flags.keys() - APPLIED):
+            raise InputError(f"`{ignored[0]}` is for an audit, and `apply` only corrects the data: leave it out")
         correct(config, decisions)
         return
 
@@ -93,8 +97,9 @@ def summarise(audit: "Audit") -> str:
     exact = [group for group in audit.duplicates if group.exact]
     across = [group for group in audit.duplicates if group.across]
     two = [group for group in audit.duplicates if group.two_labels]
+    groups = "1 group" if len(audit.duplicates) == 1 else f"{len(audit.duplicates)} groups"
     lines.append(
-        f"{len(audit.duplicates)} groups of duplicates in {', '.join(audit.searched)}: {len(exact)} exact, {len(across)} "
+        f"{groups} of duplicates in {', '.join(audit.searched)}: {len(exact)} exact, {len(across)} "
         f"across splits, {len(two)} with two labels"
     )
     if audit.pairs:

@@ -37,7 +37,6 @@ def command(flags: dict) -> int:
           --data cifar10 --adv n_fgsm --limit-train 10000 --learning-curve
     """
     from robustcls.choosing.choose import choose_given
-    from robustcls.training.loop import Interrupted
 
     first = os.environ.get("RANK", "0") == "0"  # under torchrun, only one process prints
     quiet = bool(flags.get("quiet")) or not first
@@ -56,9 +55,12 @@ def command(flags: dict) -> int:
         choice = choose_given(
             flags, say=partial(note, quiet=quiet), on_rung=show_rung, on_folder=begun, command=command_line()
         )
-    except Interrupted:
-        again = f"--out {shlex.quote(str(places[0]))}"
-        click.echo(f"interrupted and saved; continue with the same command and {again}", err=True)
+    except KeyboardInterrupt:
+        if places:
+            again = f"--out {shlex.quote(str(places[0]))}"
+            click.echo(f"interrupted and saved; continue with the same command and {again}", err=True)
+        else:
+            click.echo("interrupted before the first training run; start again with the same command", err=True)
         return 130
     if not first:
         return 0

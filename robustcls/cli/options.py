@@ -19,7 +19,7 @@ MODEL_HELP = (
     "Checkpoint, state dict (with --arch), torchvision/NAME, timm/NAME, FILE.onnx, a folder of robustcls export, "
     "http://HOST:PORT/v2/models/NAME of a running service, or module:callable, which is a torch.nn.Module on [0, 1] "
     "pixels or a function without arguments that returns one. May be inside a wrapper: averaged(M, draws=20), "
-    "smoothed(M, sigma=0.25), straight_through(M, layer=NAME)."
+    "coarse(M, tree=FILE.toml), ensemble(M, M), smoothed(M, sigma=0.25), straight_through(M, layer=NAME)."
 )
 PYTHON = {"attacks": "attack", "path": "out"}  # Python names of options whose flag has another name
 GROUPS = (

@@ -10,7 +10,7 @@ REST = "rest"  # a data spec for images without labels: the training images that
 
 
 # Parts of help texts that several commands extend
-SETS = "Data set: digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH or module:callable."
+SETS = "Data set: digits, cifar10, cifar100, svhn, fashion_mnist, folder:PATH, shortcut(DATA, strength=0.9) or module:callable."
 
 MEAN = (
     "Mean to subtract from the pixels, such as 0.49,0.48,0.45, if the network does not normalise its input. Without it, a "

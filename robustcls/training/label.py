@@ -17,7 +17,7 @@ from robustcls.core.losses import NO_ANSWER, predict_labels
 from robustcls.core.options import REST, parse_batch_size, parse_numbers
 from robustcls.data.images import Images, as_tensor, hash_pixels
 from robustcls.data.pseudo_labels import PseudoLabels, numbered
-from robustcls.data.spec import check_named_by_file
+from robustcls.data.spec import check_named_by_file, check_outside
 from robustcls.data.unlabelled import load_unlabelled
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.loading import LoadedModel, ModelSource, build_model, read_model
@@ -71,6 +71,10 @@ def label_spec(
     inputs: files that were read and that must not be overwritten. say: called with each message. Raises InputError.
     """
     check_writable(out, inputs=[spec, *inputs])
+    if Path(out).suffix not in ("", ".npz"):
+        raise InputError(f"labels are written as an .npz file, and {out} has another suffix: give `out=labels.npz`")
+    if config.data not in (None, REST):
+        check_outside(config.data, Path(out))
     parse_batch_size(config.batch_size)
     device = resolve_device(config.device)
     source = read_model(spec)

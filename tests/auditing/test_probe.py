@@ -275,9 +275,22 @@ def test_a_checkpoint_of_the_audited_data_is_refused_however_the_data_is_spelt(d
     (tmp_path / "photos").mkdir()
     (tmp_path / "link").symlink_to("photos")
     save_checkpoint(tmp_path / "ckpt.pt", model, {"config": {"data": "folder:photos"}})
-    for audited in ("folder:photos", "folder:./photos/", f"folder:{tmp_path}/photos", "folder:link"):
-        with pytest.raises(InputError, match="was trained on the labels of folder"):
-            load_pretrained(replace(config, data=audited), digits)
+    spellings = ["photos", "./photos/", f"{tmp_path}/photos", "link"]
+    spellings += ["photos(size=8, grey=True)", "photos(grey=True,size=8)", "link(size=8)"]
+    for trained in ("folder:photos", "folder:photos(size=8,grey=True)"):
+        save_checkpoint(tmp_path / "ckpt.pt", model, {"config": {"data": trained}})
+        for audited in spellings:
+            with pytest.raises(InputError, match="was trained on the labels of folder"):
+                load_pretrained(replace(config, data=f"folder:{audited}"), digits)
+    assert load_pretrained(replace(config, data="folder:others(size=8)"), digits).sha256
+
+
+def test_an_ensemble_is_refused(digits, tmp_path):
+    model = build("vgg11(width=0.05)", classes=digits.classes, input_size=(1, 8, 8))
+    for name in ("a.pt", "b.pt"):
+        save_checkpoint(tmp_path / name, model, {})
+    with pytest.raises(InputError, match="gives the output of several networks, which have no single head"):
+        load_pretrained(replace(options("net"), features=f"ensemble({tmp_path / 'a.pt'}, {tmp_path / 'b.pt'})"), digits)
 
 
 def test_an_exported_file_has_no_layers_to_take_features_from(digits, tmp_path):

@@ -192,6 +192,10 @@ BAD = {
     "one candidate": ({"arch": NETS[0]}, "there is nothing to choose"),
     "none": ({}, "there is nothing to choose"),
     "two of one name": ({"arch": [NETS[0], NETS[1], NETS[0]]}, "two candidates are called .*small_cnn"),
+    "two spellings of one": (
+        {"arch": ["vgg11(width=0.1)", NETS[1], "vgg11(width=0.10)"]},
+        "two candidates are called .*vgg11",
+    ),
     "no time": ({"minutes": 0}, "is no time"),
     "too short": ({"minutes": 0.001}, "leaves 0.03 s to each of 2 candidates in the only rung, and .*give `minutes="),
     "seeds": ({"seed_noise": -1}, "`seed_noise=-1` is too small"),

@@ -67,7 +67,7 @@ def test_from_python_nothing_is_written_unless_asked(tmp_path, monkeypatch):
         (("--minimum", "pgd"), "--minimum pgd does not search for the nearest example"),
         (("--attack", "pgdd"), "did you mean 'pgd'"),
         (("--recipe", "missing.toml"), "cannot read missing.toml"),
-        (("--apply", "missing.csv"), "cannot read missing.csv"),
+        (("--apply", "some.csv"), "--arch is for an audit, and --apply only corrects the data: leave it out"),
         (("--limit-train", "12"), "too few different ones for 2 folds"),
     ],
 )
@@ -77,3 +77,10 @@ def test_refuses_in_one_line(cli, tmp_path, flags, said):
     assert len(done.err.strip().splitlines()) == 1
     assert said.replace("`", "") in done.err
     assert not (tmp_path / "audit").exists()
+
+
+def test_decisions_that_are_missing(cli, tmp_path):
+    done = cli("audit", "--apply", "missing.csv", "--data", "digits(size=8)", "--out", str(tmp_path / "corrected"))
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "cannot read missing.csv" in done.err
+    assert not (tmp_path / "corrected").exists()

@@ -87,6 +87,16 @@ def test_ctrl_c_is_saved_and_goes_on(cli, quick):
     assert again.status == 0, again.err
 
 
+def test_ctrl_c_in_a_rehearsal_says_that_nothing_was_saved(cli, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robustcls.choosing.work.measure", stopped)
+    done = cli("choose", *archs(*NETS[:2]), *COMMON)
+    assert done.status == 130
+    assert done.err.splitlines()[-1] == "interrupted before the first training run; start again with the same command"
+
+
 @pytest.mark.slow
 def test_ctrl_c_without_a_folder_names_the_one_that_was_taken(cli, quick):
     import my_plugins

@@ -115,6 +115,9 @@ BAD = {
     "label: code as a checkpoint's data": (["label", "--model", "{home}/trap.pt", "--out", "l.npz"], "asks to run shutil"),
     "label: --out is a folder": (["label", "--model", TEACHER, "--out", "{loose}"], "is a folder"),
     "label: --out is the model": (["label", "--model", TEACHER, "--out", TEACHER], "an input of this command"),
+    "label: --out is no .npz": (["label", "--model", TEACHER, "--out", "l.csv"], "give --out labels.npz"),
+    "label: --out lies in the data": (
+        ["label", "--model", TEACHER, "--data", "folder:{loose}/grey", "--out", "{loose}/grey/l.npz"], "lies inside the data"),
     "label: wrong --batch-size": (["label", "--model", TEACHER, "--out", "l.npz", "--batch-size", "0"], "1 or more, or auto"),
 }  # fmt: skip
 

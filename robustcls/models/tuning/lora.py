@@ -16,7 +16,7 @@ def lora(model: Classifier, generator: Generator, *, rank: int = 4, alpha: float
     saved checkpoints they are merged into the weights.
     """
     frozen = freeze(model, "backbone")
-    layers = {name: layer for name, layer in model.net.named_modules() if isinstance(layer, LAYERS) and layer in frozen}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS) and layer in frozen}
     if not layers:
         raise InputError(
             'lora needs a convolution or a linear layer before the head, and there is none: give `tune="all"`'

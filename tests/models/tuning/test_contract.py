@@ -132,13 +132,17 @@ class Tied(nn.Module):
 @pytest.mark.parametrize(
     ("spec", "arch", "says"),
     [
-        ("lora(rank=10)", "vgg11(width=0.125)", "lora(rank=10): layer 0.0 is a matrix of 8x9: give a rank from 1 to 8"),
+        (
+            "lora(rank=10)",
+            "vgg11(width=0.125)",
+            "lora(rank=10): layer net.0.0 is a matrix of 8x9: give a rank from 1 to 8",
+        ),
         ("lora(rank=0)", "vgg11(width=0.125)", "give a rank from 1 to 8"),
         ("lora(alpha=0.0)", "vgg11(width=0.125)", "lora(alpha=0.0): give a number above 0"),
         (
             "lora",
             "tests.models.tuning.test_contract:Tied",
-            "weight of their own, and that of second is computed or shared",
+            "weight of their own, and that of net.second is computed or shared",
         ),
         ("lora", "tests.models.tuning.test_contract:flat", "a linear layer before the head, and there is none"),
         ("lorra", "vgg11(width=0.125)", "unknown tune 'lorra': did you mean 'lora'?"),
