@@ -35,7 +35,7 @@ check: .venv/installed-dev
 	$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
 
 tables: .venv/installed
-	$(BIN)/python experiments/readme.py
+	$(BIN)/python -m experiments.readme
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robustcls needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

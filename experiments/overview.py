@@ -34,8 +34,8 @@ def measured(header: list[str], recipe: str) -> list[str]:
     """
     named = [match[0] for line in header if (match := re.match(r"reports/\S+", line))]
     if not named:
-        own = [match[1] for line in header if (match := re.search(r"python experiments/([\w/]+)/table\.py", line))]
-        for results in (f"reports/{own[-1]}/{file}.json" for file in ("results", recipe) if own):
+        own = [match[1] for line in header if (match := re.search(r"python -m experiments\.([\w.]+)\.table", line))]
+        for results in (f"reports/{own[-1].replace('.', '/')}/{file}.json" for file in ("results", recipe) if own):
             file = ROOT / results
             # A results.json has rows of all recipes; one without a row has not been run yet.
             if file.exists() and (file.stem == recipe or f'"{recipe}"' in file.read_text(encoding="utf-8")):

@@ -1,7 +1,7 @@
 """Fills in the tables of README.md and experiments/README.md: above each table, a comment holds the command that prints it.
 
-python experiments/readme.py            # runs the commands and writes both files
-python experiments/readme.py --check    # exit status 1 if a table differs from the output of its command
+python -m experiments.readme            # runs the commands and writes both files
+python -m experiments.readme --check    # exit status 1 if a table differs from the output of its command
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def fill(text: str) -> str:
 
 
 def printed_by(command: str) -> str:
-    """Return what `robustcls ...` or `python experiments/NAME.py ...` prints when run in the root of the repository."""
+    """Return what `robustcls`, `python FILE.py` or `python -m MODULE` prints in the root of the repository."""
     program, *words = shlex.split(command)
     arguments = list(dict.fromkeys(name for word in words for name in expanded(word)))
     out = io.StringIO()
@@ -43,9 +43,13 @@ def printed_by(command: str) -> str:
 
 
 def run_script(arguments: Sequence[str]) -> None:
-    before, sys.argv = sys.argv, list(arguments)
+    is_module = arguments[0] == "-m"
+    before, sys.argv = sys.argv, list(arguments[is_module:])
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        if is_module:
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
     finally:
         sys.argv = before
 

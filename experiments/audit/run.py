@@ -1,8 +1,8 @@
 """Plants label errors and duplicates in training images, audits them, corrects what the audit finds, and trains on the result.
 
-    python experiments/audit/run.py audit SEED         # audits the images with planted errors, and with the original labels
-    python experiments/audit/run.py train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
-    python experiments/audit/table.py                  # prints the results
+    python -m experiments.audit.run audit SEED         # audits the images with planted errors, and with the original labels
+    python -m experiments.audit.run train SEED ARM     # trains on one of ARMS by --objective, evaluates on test images
+    python -m experiments.audit.table                  # prints the results
 
 Options: --config FILE.toml, --features SPEC (audit with a pretrained network, such as experiments.audit.net:lite0), --out DIR
 (reports/audit/noise, or reports/audit/features), --data SPEC, --objective standard|n_fgsm. Each step reads the output of the
@@ -10,7 +10,6 @@ step before it; a step that is done is not repeated.
 """
 
 import argparse
-import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -20,16 +19,16 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 import robustcls
+from experiments.audit.table import ARMS
+from experiments.common import REPORTS, bits, outcome, write
 from robustcls.auditing.audit import audit_data
 from robustcls.auditing.confident import find_label_errors
 from robustcls.auditing.config import AuditConfig
-from robustcls.core.files import atomic_write
 from robustcls.data.images import Images
 from robustcls.data.splits import hold_out, load_all, load_split
 from robustcls.results.comparison import held
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]
-ARMS = ("true", "noisy", "relabelled", "removed", "random", "true_removed")  # see table.py
+HERE = Path(__file__).resolve().parent
 OBJECTIVES = {"standard": {"adv": "none"}, "n_fgsm": {"adv": "n_fgsm"}}
 
 
@@ -77,7 +76,7 @@ def audit(config: dict, spec: str, seed: int, out: Path) -> None:
         if name == "noisy":
             record[name] |= quality(confident, true.labels, wrong)
     record["duplicates"] = planted_duplicates(config, spec, true, seed)
-    (out / f"audit_{seed}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write(record, out / f"audit_{seed}.json")
 
 
 def quality(confident, truth: Tensor, wrong: Tensor) -> dict:
@@ -144,27 +143,9 @@ def train(arm: str, objective: str, config: dict, spec: str, seed: int, out: Pat
         found = robustcls.evaluate(run.model, x, y, threat, attacks="fgsm", seed=seed, checks=(), progress=True)
     else:
         found = robustcls.evaluate(run.model, x, y, threat, attacks=config["attacks"], seed=seed, progress=True)
-    with atomic_write(out / f"{arm}_{objective}_{seed}.json") as part:
-        part.write_text(json.dumps(summary(found, objective), indent=1) + "\n", encoding="utf-8")
-
-
-def summary(found: robustcls.Evaluation, objective: str) -> dict:
-    """Return the results, with one digit per test image: 1 is correct.
-
-    Standard training is judged on clean images, N-FGSM under attack.
-    """
+    # Standard training is judged on clean images, N-FGSM under attack.
     right = [one.clean == one.label if objective == "standard" else held(one) for one in found.samples]
-    return {
-        "right": "".join("01"[one] for one in right),
-        "clean": [found.clean.correct, found.clean.total],
-        "robust": [found.robust.correct, found.robust.total],
-        "kind": found.robust.kind,
-        "threat": f"{found.threat.norm} {found.threat.eps_text}",
-        "data_sha256": found.data.sha256,
-        "versions": found.provenance.versions,
-        "device": found.provenance.device,
-        "commit": found.provenance.commit,
-    }
+    write({"right": bits(right)} | outcome(found), out / f"{arm}_{objective}_{seed}.json")
 
 
 def main() -> None:
@@ -182,7 +163,7 @@ def main() -> None:
     if given.features:
         config["audit"]["features"] = given.features
     spec = given.data or config["data"]
-    given.out = given.out or ROOT / "reports" / "audit" / ("features" if given.features else "noise")
+    given.out = given.out or REPORTS / "audit" / ("features" if given.features else "noise")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.step == "audit":
         if not (given.out / f"audit_{given.seed}.json").exists():

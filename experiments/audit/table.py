@@ -1,17 +1,17 @@
 """Prints the results of the audits, and the accuracy after training on what they corrected.
 
-python experiments/audit/table.py [FOLDER]     # reports/audit/features, or another folder that run.py wrote
+python -m experiments.audit.table [FOLDER]     # reports/audit/features, or another folder that run.py wrote
 """
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
 
+from experiments.common import REPORTS, flags, read
 from robustcls.cli.console import markdown
 from robustcls.results.statistics import paired_difference
 
-HOME = Path(__file__).resolve().parents[2] / "reports" / "audit" / "features"
+HOME = REPORTS / "audit" / "features"
 OBJECTIVES = ("standard", "n_fgsm")
 ARMS = {
     "true": "the original labels",
@@ -25,7 +25,7 @@ ARMS = {
 
 def table(out: Path) -> str:
     """Return the results of the audits and the accuracy of each arm; differences to planted errors are paired by image."""
-    audits = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("audit_?.json"))]
+    audits = [read(path) for path in sorted(out.glob("audit_?.json"))]
     head = [
         "Seed",
         "AP",
@@ -47,8 +47,8 @@ def table(out: Path) -> str:
     for objective in OBJECTIVES:
         lines = []
         for arm, words in ARMS.items():
-            found = {seed: read(out, arm, objective, seed) for seed in (one["seed"] for one in audits)}
-            base = {seed: read(out, "noisy", objective, seed) for seed in (one["seed"] for one in audits)}
+            found = {seed: read_arm(out, arm, objective, seed) for seed in (one["seed"] for one in audits)}
+            base = {seed: read_arm(out, "noisy", objective, seed) for seed in (one["seed"] for one in audits)}
             seeds = [seed for seed in found if found[seed] and base[seed]]
             if not seeds:
                 continue
@@ -64,12 +64,12 @@ def table(out: Path) -> str:
     return "\n\n".join(parts)
 
 
-def read(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
+def read_arm(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
     """Return which test images are classified correctly, and their share. None if the arm has not run yet."""
     path = out / f"{arm}_{objective}_{seed}.json"
     if not path.exists():
         return None
-    right = [digit == "1" for digit in json.loads(path.read_text(encoding="utf-8"))["right"]]
+    right = flags(read(path)["right"])
     return right, sum(right) / len(right)
 
 

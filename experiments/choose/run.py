@@ -1,8 +1,8 @@
 """Chooses among six architectures in 12 minutes, then trains the last two in full and attacks both on test images.
 
-python experiments/choose/run.py --data folder:cifar          # 12 minutes, two full runs, two evaluations under `fast`
-python experiments/choose/run.py --tiny --work runs/tiny --out runs/tiny/reports      # seconds, on the digits
-python experiments/choose/table.py                             # prints the table
+python -m experiments.choose.run --data folder:cifar          # 12 minutes, two full runs, two evaluations under `fast`
+python -m experiments.choose.run --tiny --work runs/tiny --out runs/tiny/reports      # seconds, on the digits
+python -m experiments.choose.table                             # prints the table
 
 The candidates are full.toml with other architectures and --limit-train images. choose.json and full.json, the results of the
 two full runs, are written to --out. Finished parts are not repeated.
@@ -10,22 +10,18 @@ two full runs, are written to --out. Finished parts are not repeated.
 
 import argparse
 import copy
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import robustcls
+from experiments.common import REPORTS, attack, bits, command, history, outcome, write
 from robustcls import Evaluation
 from robustcls.choosing.record import Choice, Trial
-from robustcls.core.files import atomic_write
-from robustcls.core.provenance import commit
 from robustcls.results.comparison import held
 
 HERE = Path(__file__).resolve().parent
-REPORTS = HERE.parents[1] / "reports" / "choose"
+RESULTS = REPORTS / "choose"
 ARCHS = (
     "vgg16(width=0.0625)", "vgg16(width=0.125)", "vgg16(width=0.25)", "vgg11(width=0.25)", "resnet18(width=0.125)",
     "resnet18(width=0.25)",
@@ -43,15 +39,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--limit-train", type=int, default=5000)
     parser.add_argument("--work", type=Path, default=Path("runs/choose"))
-    parser.add_argument("--out", type=Path, default=REPORTS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     choice = chosen(given)
     without_places(choice).save(given.out / "choose.json")
     found = {trial.name: full_run(trial, given) for trial in choice.rungs[-1].trials}
-    with atomic_write(given.out / "full.json") as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(found, given.out / "full.json")
 
 
 def chosen(given: argparse.Namespace) -> Choice:
@@ -86,33 +81,19 @@ def full_run(trial: Trial, given: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
         command("train", "--config", HERE / "full.toml", "--arch", trial.name, *flags, "--out", run)
         (run / "done").touch()
-    file = run / "evaluation.json"
-    if not file.exists():
-        limit = ["--n", "40", "--attack", "fgsm"] if given.tiny else ["--n", "all", "--suite", "fast"]
-        command("attack", "--model", run / "ckpt.pt", *flags[:2], *limit, "--resume", "--out", file)
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {"epochs": len(history), "commit": commit()} | results(Evaluation.load(file))
+    limit = ["--n", "40", "--attack", "fgsm"] if given.tiny else ["--n", "all", "--suite", "fast"]
+    found = attack(run / "ckpt.pt", *flags[:2], *limit)
+    return {"epochs": len(history(run))} | results(found)
 
 
 def results(found: Evaluation) -> dict[str, Any]:
     """Return the results of an evaluation, with one digit per sample: 1 is robust."""
-    return {
+    return outcome(found) | {  # counts are pairs, as in the published full.json
         "clean": [found.clean.correct, found.clean.total],
         "robust": [found.robust.correct, found.robust.total],
         "kind": found.robust.kind,
-        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
-        "samples_robust": "".join("01"[held(sample)] for sample in found.samples),
-        "data_sha256": found.data.sha256,
-        "versions": found.provenance.versions,
-        "device": found.provenance.device,
+        "samples_robust": bits(held(sample) for sample in found.samples),
     }
-
-
-def command(*words: object) -> None:
-    """Run robustcls; exit with its status if it fails."""
-    status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
-    if status:
-        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 """Prints the last two candidates of the choice: what the choice said of them, and their full runs.
 
-python experiments/choose/table.py [FOLDER]     # reports/choose, or another folder that run.py wrote
+python -m experiments.choose.table [FOLDER]     # reports/choose, or another folder that run.py wrote
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, flags, read
 from robustcls.choosing.record import Choice
 from robustcls.cli.console import markdown, with_interval
 from robustcls.results.accuracy import Accuracy
 from robustcls.results.statistics import paired_difference
 
-HOME = Path(__file__).resolve().parents[2] / "reports" / "choose"
+HOME = REPORTS / "choose"
 
 
 def table(choice: Choice, found: dict[str, dict[str, Any]]) -> str:
@@ -26,7 +26,7 @@ def table(choice: Choice, found: dict[str, dict[str, Any]]) -> str:
         [trial.name, with_interval(trial.score),
          *(with_interval(Accuracy.of(*found[trial.name][key])) for key in ("clean", "robust"))] for trial in (first, second)
     ]  # fmt: skip
-    kept = {name: [digit == "1" for digit in one["samples_robust"]] for name, one in found.items()}
+    kept = {name: flags(one["samples_robust"]) for name, one in found.items()}
     value, (low, high) = paired_difference(kept[second.name], kept[first.name])
     rival = next(one for one in choice.rivals if one.second == second.name)
     said = "it was told apart" if rival.claimable else "the choice said that they cannot be told apart"
@@ -48,5 +48,4 @@ if __name__ == "__main__":
     if not (folder / "full.json").exists():
         print("Not measured yet.")
     else:
-        full = json.loads((folder / "full.json").read_text(encoding="utf-8"))
-        print(table(Choice.load(folder / "choose.json"), full))
+        print(table(Choice.load(folder / "choose.json"), read(folder / "full.json")))

@@ -1,22 +1,21 @@
 """Writes what the tables need from the evaluations of run.sh into one file.
 
-python experiments/decisions/record.py OUT [results.json]     # by default reports/decisions/results.json
+python -m experiments.decisions.record OUT [results.json]     # by default reports/decisions/results.json
 
 The evaluations of the steps `ensemble` and `coarse` keep their predictions, one digit per image.
 """
 
-import json
 import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, bits, outcome, read, write
 from robustcls import Evaluation
-from robustcls.core.files import atomic_write
 from robustcls.results.comparison import held
 
-RESULTS = Path(__file__).resolve().parents[2] / "reports" / "decisions" / "results.json"
+RESULTS = REPORTS / "decisions" / "results.json"
 SHORTCUT = re.compile(r"(?P<row>\w+)_(?P<strength>[\d.]+)_(?P<seed>\d+)_(?P<marks>aligned|absent|flipped)")
 
 
@@ -29,21 +28,7 @@ def results(folder: Path) -> dict[str, Any]:
             named = SHORTCUT.fullmatch(file.stem)
             rows.append((named.groupdict() if named else {"row": file.stem} | predictions(found)) | outcome(found))
     trees = folder / "trees.json"
-    return {"rows": rows, "trees": json.loads(trees.read_text(encoding="utf-8")) if trees.exists() else None}
-
-
-def outcome(found: Evaluation) -> dict[str, Any]:
-    return {
-        "clean": [found.clean.correct, found.clean.total],
-        "robust": [found.robust.correct, found.robust.total],
-        "kind": found.robust.kind.removeprefix("upper bound: "),
-        "threat": f"{found.threat.norm} {found.threat.eps_text}",
-        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
-        "data_sha256": found.data.sha256,
-        "versions": found.provenance.versions,
-        "device": found.provenance.device,
-        "commit": found.provenance.commit,
-    }
+    return {"rows": rows, "trees": read(trees) if trees.exists() else None}
 
 
 def predictions(found: Evaluation) -> dict[str, Any]:
@@ -60,12 +45,9 @@ def predictions(found: Evaluation) -> dict[str, Any]:
         "classes": list(found.model.classes),
         "outputs": outputs,
         "severity": asdict(found.severity) if found.severity else None,
-        "samples": digits | {"robust": "".join("01"[held(one)] for one in found.samples)},
+        "samples": digits | {"robust": bits(held(one) for one in found.samples)},
     }
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[2]) if len(sys.argv) > 2 else RESULTS
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as part:
-        part.write_text(json.dumps(results(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
+    write(results(Path(sys.argv[1])), Path(sys.argv[2]) if len(sys.argv) > 2 else RESULTS)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Better decisions, and attacks that target them: an ensemble attacked as one model, accuracy by groups of classes, a planted
 # shortcut and its correction. Writes evaluations to OUT/*.json. Evaluations that exist are kept, so you can run it again after
-# an interruption.
+# an interruption. Run it in the root of the repository.
 #
 #   sh experiments/decisions/run.sh DATA OUT ensemble A.pt B.pt     # two networks trained with different seeds
 #   sh experiments/decisions/run.sh DATA OUT coarse A.pt            # groups of classes, and 20 random trees to compare with
@@ -47,7 +47,7 @@ coarse)
     attack fine "$1" --data "$base" --tree "$tree"
     attack coarse "coarse($1, tree=$tree)" --data "$base"
     attack coarse_by_fine "coarse($1, tree=$tree)" --data "$base" --transfer-from "$1"
-    python "$here/trees.py" "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}" ${TREES:-}
+    python -m experiments.decisions.trees "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}" ${TREES:-}
     ;;
 shortcut)
     ATTACK=${SHORTCUT_ATTACK:---attack pgd(steps=10)}

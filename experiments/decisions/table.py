@@ -1,20 +1,19 @@
 """Prints the tables of the decision experiments, from reports/decisions/results.json or another file that record.py wrote.
 
-python experiments/decisions/table.py ensemble|coarse|trees|shortcut [results.json]
+python -m experiments.decisions.table ensemble|coarse|trees|shortcut [results.json]
 """
 
-import json
 import statistics
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, flags, read
 from robustcls.cli.console import markdown, with_interval
 from robustcls.results.accuracy import Accuracy
 from robustcls.results.statistics import paired_difference
 
-RESULTS = Path(__file__).resolve().parents[2] / "reports" / "decisions" / "results.json"
+RESULTS = REPORTS / "decisions" / "results.json"
 MARKS = ("aligned", "absent", "flipped")
 
 
@@ -30,7 +29,7 @@ def ensemble(found: dict[str, Any]) -> str:
         ["ensemble, members attacked one by one", clean, counted(one_by_one), ""],
         ["ensemble, attacked as one", clean, share(both["robust"]), difference(one_by_one, robust(both))],
     ]  # fmt: skip
-    return markdown(["Attacked", "Clean", f"Robust, `{both['kind']}`", "To members one by one, points"], rows)
+    return markdown(["Attacked", "Clean", f"Robust, `{kind(both)}`", "To members one by one, points"], rows)
 
 
 def coarse(found: dict[str, Any]) -> str:
@@ -51,11 +50,11 @@ def coarse(found: dict[str, Any]) -> str:
         ["groups", "groups", clean, share(by_coarse["robust"]), ""],
     ]  # fmt: skip
     shown = markdown(
-        ["Accuracy by", "Attack on", "Clean", f"Robust, `{fine['kind']}`", "To an attack on groups, points"], rows
+        ["Accuracy by", "Attack on", "Clean", f"Robust, `{kind(fine)}`", "To an attack on groups, points"], rows
     )
     mistakes = [
         [name, f"{sum(one['by_distance']):,}", f"{one['mean']:.2f}", "[{:.2f}, {:.2f}]".format(*one["ci95"]),
-         f"{one['chance']:.2f}", share([one["apart"]["correct"], one["apart"]["total"]])]
+         f"{one['chance']:.2f}", share(one["apart"])]
         for name, one in (("clean", severity["clean"]), ("under attack", severity["robust"])) if one["mean"] is not None
     ]  # fmt: skip
     heads = ["Mistakes", "n", f"Edges up, of {severity['height']}", "95%", "By chance", "Between animals and vehicles"]
@@ -96,7 +95,7 @@ def shortcut(found: dict[str, Any]) -> str:
         cells = []
         for part in ("clean", "robust"):
             counts = {marks: [of[row, strength, seed, marks][part] for seed in seeds] for marks in MARKS}
-            means = {marks: [correct / n for correct, n in one] for marks, one in counts.items()}
+            means = {marks: [one["correct"] / one["total"] for one in seen] for marks, seen in counts.items()}
             gaps = [a - f for a, f in zip(means["aligned"], means["flipped"], strict=True)]
             cells += [f"{100 * statistics.mean(found):.1f}%" for found in means.values()]
             cells.append(f"{100 * statistics.mean(gaps):+.1f} ({', '.join(f'{100 * gap:+.1f}' for gap in gaps)})")
@@ -112,15 +111,20 @@ def rows_of(found: dict[str, Any], *names: str) -> list[dict[str, Any]]:
 
 
 def robust(row: dict[str, Any]) -> list[bool]:
-    return [digit == "1" for digit in row["samples"]["robust"]]
+    return flags(row["samples"]["robust"])
 
 
-def share(counts: Iterable[int]) -> str:
-    return with_interval(Accuracy.of(*counts))
+def kind(row: dict[str, Any]) -> str:
+    """Return the attacks of a row."""
+    return row["robust"]["kind"].removeprefix("upper bound: ")
+
+
+def share(counts: dict[str, Any]) -> str:
+    return with_interval(Accuracy.of(counts["correct"], counts["total"]))
 
 
 def counted(right: list[bool]) -> str:
-    return share((sum(right), len(right)))
+    return with_interval(Accuracy.of(sum(right), len(right)))
 
 
 def difference(before: list[bool], after: list[bool]) -> str:
@@ -130,9 +134,9 @@ def difference(before: list[bool], after: list[bool]) -> str:
 
 def text(step: str, file: Path) -> str:
     """Return the table of a step, or that it was not measured."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "trees": None}
+    found = read(file)
     measured = {"ensemble": "ensemble", "coarse": "coarse_by_fine", "shortcut": "shortcut_standard"}
-    has = found["trees"] if step == "trees" else any(one["row"] == measured[step] for one in found["rows"])
+    has = found.get("trees") if step == "trees" else any(one["row"] == measured[step] for one in found["rows"])
     return (
         {one.__name__: one for one in (ensemble, coarse, trees, shortcut)}[step](found) if has else "Not measured yet."
     )

@@ -1,6 +1,6 @@
 """Accuracy by groups of classes, under an attack on classes and under one on groups, for a given tree and random trees.
 
-python experiments/decisions/trees.py DATA CKPT.pt TREE.toml OUT.json [--n 1000] [--trees 20] [--suite fast]
+python -m experiments.decisions.trees DATA CKPT.pt TREE.toml OUT.json [--n 1000] [--trees 20] [--suite fast]
 
 The model is attacked once, with any wrong class as success, and its adversarial images are judged by groups. Each grouped
 model is also attacked itself. The random trees have groups of the same sizes. An interrupted run continues; nothing is printed.
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import robustcls
+from experiments.common import write
 from robustcls.core.class_tree import read_tree
 
 
@@ -38,7 +39,7 @@ def measure(options: argparse.Namespace) -> None:
         done |= {"n": len(labels), "threat": str(threat), "suite": options.suite, "trees": []}
         done["fine"] = {"clean": fine.clean.correct, "robust": fine.robust.correct}
         torch.save(fine.examples.x_adv, file)
-        save(done, options.out)
+        write(done, options.out)
     x_adv = torch.load(file, weights_only=True)
     names, of = read_tree(str(options.tree), classes).groups_at(1)
     own = {name: [classes[i] for i, group in enumerate(of) if names[group] == name] for name in names}
@@ -46,7 +47,7 @@ def measure(options: argparse.Namespace) -> None:
     for number in range(len(done["trees"]), options.trees + 1):  # the first tree is the given one
         groups = random_groups(sizes, classes, number) if number else own
         done["trees"].append({"groups": groups, **judge(model, groups, images, labels, x_adv, threat, options.suite)})
-        save(done, options.out)
+        write(done, options.out)
 
 
 def judge(model, groups, images, labels, x_adv, threat, suite) -> dict[str, int]:
@@ -65,10 +66,6 @@ def judge(model, groups, images, labels, x_adv, threat, suite) -> dict[str, int]
     return {
         "clean": found.clean.correct, "by_fine": int((right[0] & right[1]).sum()), "by_coarse": found.robust.correct,
     }  # fmt: skip
-
-
-def save(found: dict, out: Path) -> None:
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 """Prints the results with few labels, from reports/few_labels/results.json.
 
-python experiments/few_labels/table.py [results.json]
+python -m experiments.few_labels.table [results.json]
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, percent, read
 from robustcls.cli.console import by_seed, difference_by_seed, markdown
 
-RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_labels" / "results.json"
+RESULTS = REPORTS / "few_labels" / "results.json"
 WORDS = {
     "alone": "4,000 labels alone",
     "permuted": "4,000 labels and permuted pseudo-labels",
@@ -24,8 +24,7 @@ TEACHERS = {"teacher": "pseudo-labels", "again": "pseudo-labels of the second ro
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return one row per recipe: means over seeds, values of each seed in brackets, paired differences to the labels alone."""
-    shares = {(row["row"], row["seed"], what): 100 * row[what]["correct"] / row[what]["total"]
-              for row in rows for what in ("clean", "robust")}  # fmt: skip
+    shares = {(row["row"], row["seed"], what): percent(row[what]) for row in rows for what in ("clean", "robust")}
     lines = []
     for name, words in WORDS.items():
         seeds = sorted(seed for one, seed, what in shares if (one, what) == (name, "robust"))
@@ -67,9 +66,5 @@ def about(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    if not file.exists():
-        print("Not measured yet.")
-    else:
-        found = json.loads(file.read_text(encoding="utf-8"))["rows"]
-        print(f"{table(found)}\n\n{about(found)}")
+    found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)["rows"]
+    print(f"{table(found)}\n\n{about(found)}" if found else "Not measured yet.")

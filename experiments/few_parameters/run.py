@@ -1,9 +1,9 @@
 """Trains and evaluates the recipes of this folder; finished rows are not repeated.
 
-python experiments/few_parameters/run.py --cifar cifar                # two sources, then four recipes, three seeds
-python experiments/few_parameters/run.py --cifar cifar --seeds 0 --images 126 --tunes head lora
-python experiments/few_parameters/run.py --cifar cifar --costs        # only speed and memory, on an otherwise idle machine
-python experiments/few_parameters/run.py --tiny --work tiny --out tiny.json     # seconds, on the digits
+python -m experiments.few_parameters.run --cifar cifar                # two sources, then four recipes, three seeds
+python -m experiments.few_parameters.run --cifar cifar --seeds 0 --images 126 --tunes head lora
+python -m experiments.few_parameters.run --cifar cifar --costs        # only speed and memory, on an otherwise idle machine
+python -m experiments.few_parameters.run --tiny --work tiny --out tiny.json     # seconds, on the digits
 
 --cifar: a folder with train/ and test/, each with one folder of images per class. Eight classes are the source, automobiles and
 trucks the target. The seed determines the training and validation images of the target and everything else that is random; the
@@ -13,25 +13,20 @@ images of the target. Runs are kept in --work; an interrupted run is resumed. Th
 """
 
 import argparse
-import json
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from robustcls import Evaluation
-from robustcls.core.files import atomic_write
-from robustcls.core.provenance import commit
+from experiments.common import REPORTS, attack, command, outcome, read, train, write
 from robustcls.data.splits import load_split
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parents[1] / "reports" / "few_parameters" / "results.json"
+RESULTS = REPORTS / "few_parameters" / "results.json"
 TARGET = ("automobile", "truck")
 TUNES = ("head", "norm_bias", "lora", "all")
 SOURCES = ("source", "standard")
@@ -60,7 +55,8 @@ def main() -> None:
     if not data.exists():
         split(given.cifar or digits(given.work / "digits"), data, TINY_TARGET if given.tiny else TARGET)
     for source in SOURCES:
-        train(given.work / source, HERE / f"{source}.toml", data / "source", 0, given.tiny)
+        more = ["--epochs", TINY_EPOCHS] if given.tiny else []
+        train(given.work / source, *options(HERE / f"{source}.toml", data / "source", 0, given.tiny), *more)
     if given.costs:
         measured = costs(given.work, given.tunes, tiny=given.tiny)
         write(read(given.out) | {"costs": measured}, given.out)
@@ -76,15 +72,6 @@ def main() -> None:
         found["rows"].append(made)
         write(found, given.out)
         print({key: made[key] for key in ("clean", "robust", "trained")}, flush=True)
-
-
-def read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-
-
-def write(found: dict[str, Any], file: Path) -> None:
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def split(cifar: Path, folder: Path, target: tuple[str, str]) -> None:
@@ -113,12 +100,9 @@ def row_of(source: str, images: int, tune: str, seed: int, work: Path, *, tiny: 
     run, recipe, data = work / f"{source}-{images}-{tune}-{seed}", HERE / f"{tune}.toml", work / "data" / "target"
     more = ["--init", work / source / "ckpt.pt", "--limit-train", images]
     more += ["--epochs", TINY_EPOCHS if tiny else EPOCHS.get(images, EPOCHS[1000])]
-    train(run, recipe, data, seed, tiny, more)
+    train(run, *options(recipe, data, seed, tiny), *more)
+    found = attack(run / "ckpt.pt", "--suite", "fast", "--n", "all")
     meta = torch.load(run / "ckpt.pt", weights_only=True)["meta"]
-    evaluation = run / "evaluation.json"
-    if not evaluation.exists():
-        command("attack", "--model", run / "ckpt.pt", "--suite", "fast", "--n", "all", "--resume", "--out", evaluation)
-    found = Evaluation.load(evaluation)
     kept = {key: value for key, value in meta["config"].items() if key not in ("data", "data_dir", "init", "out")}
     return {
         "source": source,
@@ -126,29 +110,14 @@ def row_of(source: str, images: int, tune: str, seed: int, work: Path, *, tiny: 
         "tune": tune,
         "seed": seed,
         "config": kept,
-        "commit": commit(),
         "epoch": meta["epoch"],
-        "clean": {"correct": found.clean.correct, "total": found.clean.total},
-        "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
-        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
         "trained": meta.get("tuned", {}).get("trained"),
-        "data_sha256": found.data.sha256,
-        "versions": found.provenance.versions,
-        "device": found.provenance.device,
-    }
+    } | outcome(found)
 
 
 def options(recipe: Path, data: Path, seed: int, tiny: bool) -> list[object]:
+    """Return the options of `train` that all recipes have."""
     return ["--config", recipe, "--data", f"folder:{data}", "--seed", seed, *(TINY if tiny else [])]
-
-
-def train(run: Path, recipe: Path, data: Path, seed: int, tiny: bool, more: list[object] | None = None) -> None:
-    """Train, or resume a run that was interrupted; a finished run prints a message and does nothing."""
-    if (run / "last.pt").exists():
-        command("train", "--resume", run)
-        return
-    more = more or (["--epochs", TINY_EPOCHS] if tiny else [])
-    command("train", *options(recipe, data, seed, tiny), *more, "--out", run)
 
 
 def costs(work: Path, tunes: list[str], *, tiny: bool) -> dict[str, dict[str, float]]:
@@ -170,15 +139,6 @@ def measured(arguments: list[object]) -> dict[str, float]:
     output = command("train", *arguments, capture=True)
     found = dict(re.findall(r"^# ([a-z ]+?) {2,}([\d.,e+]+)", output, re.MULTILINE))
     return {name: float(found[words].strip(",").replace(",", "")) for words, name in COSTS.items()}
-
-
-def command(*words: object, capture: bool = False) -> str:
-    """Run robustcls; exit with its status if it fails."""
-    arguments = [sys.executable, "-m", "robustcls", *map(str, words)]
-    done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE if capture else None)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Prints the results with few trained parameters, from reports/few_parameters/results.json.
 
-python experiments/few_parameters/table.py [results.json]
+python -m experiments.few_parameters.table [results.json]
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, percent, read
 from robustcls.cli.console import by_seed, difference_by_seed, markdown
 
-RESULTS = Path(__file__).resolve().parents[2] / "reports" / "few_parameters" / "results.json"
+RESULTS = REPORTS / "few_parameters" / "results.json"
 WORDS = {
     ("source", "head"): "head",
     ("source", "norm_bias"): "norms, biases, head",
@@ -24,13 +24,15 @@ def table(rows: list[dict[str, Any]], costs: dict[str, dict[str, float]]) -> str
     """Return one row per number of images and recipe: means over seeds, values of each seed in brackets."""
     lines = []
     for images in sorted({row["images"] for row in rows}):
-        whole = {row["seed"]: share(row, "robust") for row in rows if is_of(row, images, "source", "all")}
+        whole = {row["seed"]: percent(row["robust"]) for row in rows if is_of(row, images, "source", "all")}
         for (source, tune), words in WORDS.items():
             runs = sorted((row for row in rows if is_of(row, images, source, tune)), key=lambda row: row["seed"])
             if not runs:
                 continue
-            clean, robust = ([share(row, what) for row in runs] for what in ("clean", "robust"))
-            more = [share(row, "robust") - whole[row["seed"]] for row in runs if row["seed"] in whole and tune != "all"]
+            clean, robust = ([percent(row[what]) for row in runs] for what in ("clean", "robust"))
+            more = [
+                percent(row["robust"]) - whole[row["seed"]] for row in runs if row["seed"] in whole and tune != "all"
+            ]
             cost = costs.get(tune, {})
             whole_model = cost.get("parameters")
             count = runs[0]["trained"] or whole_model
@@ -57,10 +59,6 @@ def is_of(row: dict[str, Any], images: int, source: str, tune: str) -> bool:
     return (row["images"], row["source"], row["tune"]) == (images, source, tune)
 
 
-def share(row: dict[str, Any], what: str) -> float:
-    return 100 * row[what]["correct"] / row[what]["total"]
-
-
 def about(rows: list[dict[str, Any]]) -> str:
     """Return a sentence with what all rows have in common."""
     said = [f"{rows[0]['robust']['total']:,} test images of two classes"]
@@ -70,9 +68,6 @@ def about(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    if not file.exists():
-        print("Not measured yet.")
-    else:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        print(f"{table(found['rows'], found.get('costs', {}))}\n\n{about(found['rows'])}")
+    found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)
+    rows = found["rows"]
+    print(f"{table(rows, found.get('costs', {}))}\n\n{about(rows)}" if rows else "Not measured yet.")

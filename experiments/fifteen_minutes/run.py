@@ -1,9 +1,9 @@
 """Trains the recipe of base.toml with one change each, and attacks the models; finished rows are not repeated.
 
-python experiments/fifteen_minutes/run.py --data folder:cifar                       # all changes, three seeds
-python experiments/fifteen_minutes/run.py --data folder:cifar --rows base lr_0.2 --seeds 0
-python experiments/fifteen_minutes/run.py --data folder:cifar --epochs 8 --seeds 0 --out short.json      # shorter, to screen
-python experiments/fifteen_minutes/run.py --tiny --rows base silu --seeds 0 --out tiny.json            # seconds, on the digits
+python -m experiments.fifteen_minutes.run --data folder:cifar                       # all changes, three seeds
+python -m experiments.fifteen_minutes.run --data folder:cifar --rows base lr_0.2 --seeds 0
+python -m experiments.fifteen_minutes.run --data folder:cifar --epochs 8 --seeds 0 --out short.json      # shorter, to screen
+python -m experiments.fifteen_minutes.run --tiny --rows base silu --seeds 0 --out tiny.json            # seconds, on the digits
 
 The last epoch is evaluated, with `fast` on all test images. --costs measures images per second on an otherwise idle machine
 (medians of dry runs, in turns). EPOCHS is for changes that alter the cost of an image, so that they take the time of the base
@@ -12,22 +12,16 @@ interrupted run is resumed. The results are written to --out, one row per run.
 """
 
 import argparse
-import json
 import re
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from robustcls import Evaluation
+from experiments.common import REPORTS, attack, command, epochs, history, outcome, read, train, write
 from robustcls.core.config import read_toml
-from robustcls.core.files import atomic_write
-from robustcls.core.provenance import commit
 
-HERE = Path(__file__).resolve().parent
-BASE = HERE / "base.toml"
-RESULTS = HERE.parents[1] / "reports" / "fifteen_minutes" / "results.json"
+BASE = Path(__file__).resolve().parent / "base.toml"
+RESULTS = REPORTS / "fifteen_minutes" / "results.json"
 NET = "experiments.fifteen_minutes.net"
 SILU = "vgg16(width=0.25, activation='silu')"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -88,50 +82,28 @@ def main() -> None:
             print({key: made[key] for key in ("clean", "robust")}, flush=True)
 
 
-def read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
-
-
-def write(results: dict[str, Any], file: Path) -> None:
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
 def options(name: str, given: argparse.Namespace) -> list[str]:
     """Return the flags of `train` for the base recipe with one change."""
     base = read_toml(str(BASE), "base")
     whole = EPOCHS.get(name, base["epochs"])
-    epochs = max(1, round(whole * given.epochs / base["epochs"])) if given.epochs else whole
-    chosen = base | {"data": given.data, "epochs": epochs} | (TINY if given.tiny else {}) | CHANGES[name]
+    count = max(1, round(whole * given.epochs / base["epochs"])) if given.epochs else whole
+    chosen = base | {"data": given.data, "epochs": count} | (TINY if given.tiny else {}) | CHANGES[name]
     return [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
 
 
 def row_of(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate the base recipe with one change."""
     run = given.work / f"{name}-{seed}"
-    if (run / "last.pt").exists():
-        command("train", "--resume", run)
-    else:
-        command("train", *options(name, given), "--seed", seed, "--out", run)
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    evaluation = run / "evaluation.json"
-    if not evaluation.exists():
-        command("attack", "--model", run / "last.pt", "--suite", "fast", "--n", "all", "--resume", "--out", evaluation)
-    found = Evaluation.load(evaluation)
+    train(run, *options(name, given), "--seed", seed)
+    found = attack(run / "last.pt", "--suite", "fast", "--n", "all")
+    trained = history(run)
     return {
         "row": name,
         "seed": seed,
         "options": [one for one in options(name, given) if not one.startswith("--data=")],
-        "commit": commit(),
-        "epochs": {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)},
-        "events": [epoch["event"] for epoch in history if epoch.get("event")],
-        "clean": {"correct": found.clean.correct, "total": found.clean.total},
-        "robust": {"correct": found.robust.correct, "total": found.robust.total, "kind": found.robust.kind},
-        "checks": {one.id: one.status for one in found.checks if one.status in ("warn", "fail")},
-        "data_sha256": found.data.sha256,
-        "versions": found.provenance.versions,
-        "device": found.provenance.device,
-    }
+        "epochs": epochs(trained),
+        "events": [epoch["event"] for epoch in trained if epoch.get("event")],
+    } | outcome(found)
 
 
 def costs(given: argparse.Namespace) -> dict[str, float]:
@@ -142,15 +114,6 @@ def costs(given: argparse.Namespace) -> dict[str, float]:
             output = command("train", *options(name, given), "--out", given.work / "cost", "--dry-run", capture=True)
             rates[name].append(float(re.search(r"^# speed {2,}([\d.,]+)", output, re.MULTILINE)[1].replace(",", "")))
     return {name: statistics.median(found) for name, found in rates.items()}
-
-
-def command(*words: object, capture: bool = False) -> str:
-    """Run robustcls; exit with its status if it fails."""
-    arguments = [sys.executable, "-m", "robustcls", *map(str, words)]
-    done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE if capture else None)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
 
 
 if __name__ == "__main__":

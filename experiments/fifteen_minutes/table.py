@@ -1,16 +1,16 @@
 """Prints the results of run.py, from reports/fifteen_minutes/results.json.
 
-python experiments/fifteen_minutes/table.py [results.json]
+python -m experiments.fifteen_minutes.table [results.json]
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, percent, read
 from robustcls.cli.console import by_seed, difference_by_seed, markdown
 
-RESULTS = Path(__file__).resolve().parents[2] / "reports" / "fifteen_minutes" / "results.json"
+RESULTS = REPORTS / "fifteen_minutes" / "results.json"
 WORDS = {
     "base": "`base.toml`",
     "no_ramp": "full radius from the start",
@@ -44,9 +44,9 @@ def table(results: dict[str, Any]) -> str:
         seeds = sorted(seed for one, seed in rows if one == name)
         if not seeds:
             continue
-        clean, robust = ([share(rows[name, seed], what) for seed in seeds] for what in ("clean", "robust"))
+        clean, robust = ([percent(rows[name, seed][what]) for seed in seeds] for what in ("clean", "robust"))
         paired = [seed for seed in seeds if ("base", seed) in rows and name != "base"]
-        more = [share(rows[name, seed], "robust") - share(rows["base", seed], "robust") for seed in paired]
+        more = [percent(rows[name, seed]["robust"]) - percent(rows["base", seed]["robust"]) for seed in paired]
         epochs = "/".join(str(count) for count in sorted({rows[name, seed]["epochs"]["run"] for seed in seeds}))
         rate = f"{rates[name] / rates['base']:.2f}" if name in rates and "base" in rates else ""
         lines.append([words, epochs, rate, by_seed(clean), by_seed(robust), difference_by_seed(more)])
@@ -54,10 +54,6 @@ def table(results: dict[str, Any]) -> str:
     return markdown(head, lines)
 
 
-def share(row: dict[str, Any], what: str) -> float:
-    return 100 * row[what]["correct"] / row[what]["total"]
-
-
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if sys.argv[1:] else RESULTS
-    print(table(json.loads(file.read_text(encoding="utf-8"))))
+    found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)
+    print(table(found) if found["rows"] else "Not measured yet.")

@@ -1,20 +1,12 @@
 """The scripts of experiments/choose, on a made-up choice."""
 
-import importlib.util
 from dataclasses import replace
 
+from experiments.choose import run, table
 from robustcls.choosing.record import Choice, Comparison, Contender, Rung, Trial
 from robustcls.results.accuracy import Accuracy
 from robustcls.results.subject import Provenance, Threat
-from tests.helpers import ROOT
 from tests.helpers.sample_evaluation import sample_evaluation
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"choose_{name}", ROOT / "experiments" / "choose" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def trial(name, correct):
@@ -42,20 +34,19 @@ def choice(first, second):
 
 
 def test_the_table_says_whether_the_winner_won_again():
-    module, run = load("table"), load("run")
     found = {name: run.results(sample_evaluation(name, seed=0, n=60)) for name in "ab"}
-    shown = module.table(choice(30, 10), found)
+    shown = table.table(choice(30, 10), found)
     assert "a against b: it was told apart (+50.0 points" in shown
     assert "is level with it in the full run: +0.0 points" in shown
-    assert "the choice said that they cannot be told apart" in module.table(choice(21, 20), found)
+    assert "the choice said that they cannot be told apart" in table.table(choice(21, 20), found)
     unequal = choice(30, 10)
     unequal.rivals = [Comparison.of(replace(trial("a", 30), seconds=38.0), trial("b", 10), "rung 1", 0.05)]
-    assert "cannot be told apart, since a had 38 s, b 9.5 (+50.0 points" in module.table(unequal, found)
+    assert "cannot be told apart, since a had 38 s, b 9.5 (+50.0 points" in table.table(unequal, found)
 
 
 def test_no_place_of_the_machine_is_kept(tmp_path):
     whole = choice(30, 10)
-    load("run").without_places(whole).save(tmp_path / "choose.json")
+    run.without_places(whole).save(tmp_path / "choose.json")
     text = (tmp_path / "choose.json").read_text()
     assert "/home/me" not in text
     assert '"lr": 0.1' in text

@@ -1,6 +1,5 @@
 """The scripts of experiments/decisions, on tiny data."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from experiments.decisions import record, table
+from experiments.decisions.trees import random_groups
 from robustcls.core.class_tree import read_tree
 from robustcls.models.checkpoint import build, save_checkpoint
 from robustcls.results.records import Evaluation
@@ -20,13 +21,6 @@ HOME = ROOT / "experiments" / "decisions"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HOME / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_tree_is_one_of_cifar10():
     tree = read_tree(str(HOME / "tree.toml"), CIFAR10)
     names, of = tree.groups_at(1)
@@ -34,7 +28,6 @@ def test_the_tree_is_one_of_cifar10():
 
 
 def test_random_trees_have_the_same_sizes_and_every_class_once():
-    random_groups = load("trees").random_groups
     found = [random_groups([6, 4], list(CIFAR10), seed) for seed in range(1, 21)]
     for groups in found:
         assert [len(group) for group in groups.values()] == [6, 4]
@@ -43,7 +36,6 @@ def test_random_trees_have_the_same_sizes_and_every_class_once():
 
 
 def test_tables_of_what_was_measured(tmp_path):
-    table, record = load("table"), load("record")
     for seed, name in enumerate(("first", "second", "ensemble", "by_first", "by_second")):
         sample_evaluation(name, seed=seed // 3, n=60).save(tmp_path / f"{name}.json")
     rows = table.ensemble(record.results(tmp_path)).splitlines()
@@ -87,7 +79,7 @@ def test_the_step_coarse_on_almost_nothing(tmp_path):
 
     out = tmp_path / "out"
     run("sh", HOME / "run.sh", "none", out, "coarse", tmp_path / "a.pt")
-    table, measured = load("table"), load("record").results(out)
+    measured = record.results(out)
     assert len(table.coarse(measured).split("\n\n")[0].splitlines()) == 2 + 4
     assert len(table.trees(measured).splitlines()) == 2 + 3
     found = json.loads((out / "trees.json").read_text(encoding="utf-8"))

@@ -1,11 +1,11 @@
 """The documents of experiments/ agree with the committed result files."""
 
-import importlib.util
 import json
 import re
 
 import pytest
 
+from experiments import readme
 from tests.helpers import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
@@ -18,15 +18,7 @@ RECIPES = [
 MEASURED = [path for path in RECIPES if re.search(r"^# +reports/", path.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_table_is_what_its_command_prints():
-    readme = load("readme")
     text = "".join(file.read_text(encoding="utf-8") for file in readme.FILES)
     blocks = list(readme.BLOCK.finditer(text))
     assert len(blocks) > 10
@@ -34,6 +26,18 @@ def test_every_table_is_what_its_command_prints():
     assert not re.search(r"^\|", outside, re.MULTILINE), "a table without a command"
     for block in blocks:
         assert block[3].strip() == readme.printed_by(block[2]), block[2]
+
+
+def test_every_python_command_shown_names_a_script_and_as_a_module_if_it_imports_common():
+    files = [path for path in EXPERIMENTS.rglob("*") if path.suffix in (".py", ".toml", ".md", ".sh")]
+    files += [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    modules = {ROOT.joinpath(*name.split(".")) for name in re.findall(r"python -m (experiments(?:\.\w+)+)", text)}
+    assert len(modules) > 20
+    assert [path for path in modules if not (path.with_suffix(".py").exists() or path.is_dir())] == []
+    by_path = {ROOT / name for name in re.findall(r"python (experiments/\S+\.py)", text)}
+    assert len(by_path) > 5
+    assert [path for path in by_path if "experiments.common" in path.read_text(encoding="utf-8")] == []
 
 
 def evidence(path):
@@ -50,7 +54,7 @@ def test_a_header_gives_command_samples_and_machine_or_says_that_nothing_was_mea
     if (
         path.parent / "table.py"
     ).exists() and path not in MEASURED:  # the table has the results of all recipes and seeds of the folder
-        assert f"python {(path.parent / 'table.py').relative_to(ROOT).as_posix()}" in header
+        assert f"python -m {'.'.join(path.parent.relative_to(ROOT).parts)}.table" in header
     elif path in MEASURED:
         assert re.search(r"\d test images", header)
         assert MACHINE.search(header)
@@ -90,7 +94,6 @@ def test_the_figures_of_a_header_are_those_of_its_evaluation(path):
 
 def test_figures_of_speed_stand_in_printed_blocks_alone():
     """Operations or images per second occur only in blocks that a command prints from its JSON."""
-    block = load("readme").BLOCK
     for document in (ROOT / "README.md", EXPERIMENTS / "README.md"):
-        text = block.sub("", document.read_text(encoding="utf-8"))
+        text = readme.BLOCK.sub("", document.read_text(encoding="utf-8"))
         assert not re.findall(r"\d[\d,.]* (?:[TG]FLOP/s|img/s|images a second)", text), document.name

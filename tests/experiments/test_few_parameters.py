@@ -1,21 +1,12 @@
 """experiments/few_parameters: its recipes, the split of the classes, and its table on known numbers."""
 
-import importlib.util
 import tomllib
 
-import pytest
-
+from experiments.few_parameters import run, table
 from robustcls.training.config import TrainConfig
 from tests.helpers import ROOT
 
 HOME = ROOT / "experiments" / "few_parameters"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"few_parameters_{name}", HOME / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def recipe(name):
@@ -23,7 +14,6 @@ def recipe(name):
 
 
 def test_the_recipes_differ_in_what_is_trained_and_in_its_rate_alone():
-    run = load("run")
     adapted = [vars(recipe(name)) for name in run.TUNES]
     assert [one["tune"].partition("(")[0] for one in adapted] == list(run.TUNES)
     common = [{key: value for key, value in one.items() if key not in ("tune", "lr")} for one in adapted]
@@ -34,7 +24,6 @@ def test_the_recipes_differ_in_what_is_trained_and_in_its_rate_alone():
 
 
 def test_two_classes_are_the_target_and_the_others_the_source(tmp_path):
-    run = load("run")
     run.split(run.digits(tmp_path / "digits"), tmp_path / "data", run.TINY_TARGET)
     for name, classes in (("target", {"8", "9"}), ("source", set("01234567"))):
         for split in ("train", "test"):
@@ -57,7 +46,6 @@ def row(tune, seed, robust, source="source", images=126):
 
 
 def test_the_table_pairs_each_seed_with_all_weights():
-    table = load("table")
     rows = [row("all", 0, 100), row("all", 1, 120), row("lora", 0, 90), row("lora", 1, 106)]
     rows += [row("head", 0, 2, source="standard"), row("all", 0, 160, images=1000)]
     costs = {"lora": {"parameters": 1000.0, "images_per_second": 100.0, "peak_memory_mb": 300.0}}
@@ -72,13 +60,7 @@ def test_the_table_pairs_each_seed_with_all_weights():
 
 
 def test_what_a_dry_run_says_is_read(monkeypatch):
-    run = load("run")
     said = 'tune = "lora"\n# parameters      147,738, 15,184 of them trained\n# speed           1.52e+03 img/s, median of 3\n'
     said += "# peak memory     719 MB\n"
     monkeypatch.setattr(run, "command", lambda *_, **__: said)
     assert run.measured([]) == {"parameters": 147738, "images_per_second": 1520, "peak_memory_mb": 719}
-
-
-@pytest.mark.parametrize("name", ["run", "table"])
-def test_the_scripts_say_how_they_are_called(name):
-    assert f"python experiments/few_parameters/{name}.py" in load(name).__doc__

@@ -1,40 +1,27 @@
 """experiments/fifteen_minutes: the changes of its recipe, and its table on known numbers."""
 
 import argparse
-import importlib.util
 
 import pytest
 
+from experiments.fifteen_minutes import run, table
 from robustcls.training.config import TrainConfig
-from tests.helpers import ROOT
-
-HOME = ROOT / "experiments" / "fifteen_minutes"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"fifteen_minutes_{name}", HOME / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RUN, TABLE = load("run"), load("table")
 
 
 def flags(name, **given):
-    options = RUN.options(name, argparse.Namespace(**{"data": "cifar10", "epochs": None, "tiny": False} | given))
+    options = run.options(name, argparse.Namespace(**{"data": "cifar10", "epochs": None, "tiny": False} | given))
     return dict(one.removeprefix("--").split("=", 1) for one in options)
 
 
-@pytest.mark.parametrize("name", RUN.CHANGES)
+@pytest.mark.parametrize("name", run.CHANGES)
 def test_each_row_is_the_base_recipe_with_one_change(name):
     base, changed = flags("base"), flags(name)
     config = TrainConfig(**{key.replace("-", "_"): parsed(value) for key, value in changed.items()})
     assert config.is_adversarial
     differ = {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
-    wanted = {key.replace("_", "-") for key in RUN.CHANGES[name]}
+    wanted = {key.replace("_", "-") for key in run.CHANGES[name]}
     assert differ - {"epochs"} == wanted
-    assert name in TABLE.WORDS
+    assert name in table.WORDS
 
 
 def parsed(value):
@@ -47,7 +34,7 @@ def parsed(value):
 
 
 def test_fewer_epochs_shorten_each_row_in_proportion(monkeypatch):
-    monkeypatch.setitem(RUN.EPOCHS, "wider", 12)
+    monkeypatch.setitem(run.EPOCHS, "wider", 12)
     assert flags("base", epochs=8)["epochs"] == "8"
     assert flags("wider")["epochs"] == "12"
     assert flags("wider", epochs=8)["epochs"] == "4"
@@ -59,7 +46,7 @@ def test_the_table_pairs_the_seeds():
         return {"row": name, "seed": seed, "epochs": {"run": 24}} | counts
 
     rows = [row("base", 0, 350), row("base", 1, 360), row("silu", 0, 370), row("silu", 1, 390), row("lr_0.2", 2, 300)]
-    lines = TABLE.table({"rows": rows, "costs": {"base": 1000, "silu": 900}}).splitlines()[2:]
+    lines = table.table({"rows": rows, "costs": {"base": 1000, "silu": 900}}).splitlines()[2:]
     assert lines == [
         "| `base.toml` | 24 | 1.00 | 60.0 (60.0, 60.0) | 35.5 (35.0, 36.0) |  |",
         "| SiLU | 24 | 0.90 | 60.0 (60.0, 60.0) | 38.0 (37.0, 39.0) | +2.5 [-3.9, +8.9] |",

@@ -1,25 +1,25 @@
 """Certificates by bounds and robust accuracy under `fast`, on models trained by others: same images, norm and radius.
 
-    PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --cifar folder:cifar
-    PYTHONPATH=../shared/models python experiments/certified/bounds/run.py --models fashion -n 20 --out tiny.json   # a minute
+    PYTHONPATH=../shared/models python -m experiments.certified.bounds.run --cifar folder:cifar
+    PYTHONPATH=../shared/models python -m experiments.certified.bounds.run --models fashion -n 20 --out tiny.json   # a minute
 
 The models are defined in third_party.py in the folder on PYTHONPATH. A certified sample that `fast` breaks stops the script.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import robustcls
+from experiments.common import REPORTS, bits, write
 from robustcls.certification.bounds import METHODS, certify_bounds
-from robustcls.core.files import atomic_write
 from robustcls.core.provenance import commit, versions
+from robustcls.results.comparison import held
 from robustcls.results.statistics import wilson
 
-RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
+RESULTS = REPORTS / "certified" / "bounds.json"
 # Name: data, threat model, number of images, and whether to take the first images of each class (or the first of all)
 ROWS: dict[str, tuple[str, str, int, bool]] = {
     "fashion": ("fashion_mnist", "linf:0.1", 300, False),
@@ -36,8 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = [row_of(name, given.cifar, given.n) for name in given.models]
     found = {"rows": rows, "commit": commit(), "versions": versions(), "threads": torch.get_num_threads()}
-    with atomic_write(given.out) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write(found, given.out)
 
 
 def row_of(name: str, cifar: str, limit: int | None) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def row_of(name: str, cifar: str, limit: int | None) -> dict[str, Any]:
         bounds = certify_bounds(model, images, labels, threat, method=method, progress=True)
         methods[method] = [int(one) for one in bounds.certified]
     result = robustcls.evaluate(model, images, labels, threat, suite="fast")
-    robust = [one.clean == one.label and one.broken_by is None for one in result.samples]
+    robust = [held(one) for one in result.samples]
     clean = [one.clean == one.label for one in result.samples]
     for method, certified in methods.items():
         broken = [k for k, (one, other) in enumerate(zip(certified, robust, strict=True)) if one and not other]
@@ -75,10 +74,6 @@ def first(data: str, n: int, by_class: bool) -> tuple[torch.Tensor, torch.Tensor
 def share(flags: list[Any]) -> dict[str, Any]:
     correct, total = sum(map(bool, flags)), len(flags)
     return {"correct": correct, "total": total, "ci95": [round(one, 4) for one in wilson(correct, total)]}
-
-
-def bits(flags: list[Any]) -> str:
-    return "".join("1" if one else "0" for one in flags)
 
 
 if __name__ == "__main__":

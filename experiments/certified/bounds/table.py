@@ -1,16 +1,16 @@
 """Prints certificates beside attacks, on models trained by others, from reports/certified/bounds.json.
 
-python experiments/certified/bounds/table.py [bounds.json]
+python -m experiments.certified.bounds.table [bounds.json]
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.common import REPORTS, read
 from robustcls.cli.console import markdown
 
-RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "bounds.json"
+RESULTS = REPORTS / "certified" / "bounds.json"
 COLUMNS = {
     "clean": "Clean",
     "fast": "Upper bound: `fast`",
@@ -33,5 +33,5 @@ def share(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    print(table(json.loads(file.read_text(encoding="utf-8"))["rows"]) if file.exists() else "Not measured yet.")
+    found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)["rows"]
+    print(table(found) if found else "Not measured yet.")

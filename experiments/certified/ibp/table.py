@@ -1,21 +1,21 @@
 """Prints the lower and upper bounds of robust accuracy after certified training, from reports/certified/ibp/results.json.
 
-python experiments/certified/ibp/table.py [results.json]
+python -m experiments.certified.ibp.table [results.json]
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from robustcls.cli.console import markdown
-from robustcls.results.statistics import wilson
+from experiments.common import REPORTS, read
+from robustcls.cli.console import markdown, with_interval
+from robustcls.results.accuracy import Accuracy
 
-RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "ibp" / "results.json"
+RESULTS = REPORTS / "certified" / "ibp" / "results.json"
 WORDS = {"ibp": "MTL-IBP", "pgd": "PGD-3"}
 COLUMNS = {
     "clean": "Clean",
-    "fast": "Upper bound: `fast`",
+    "robust": "Upper bound: `fast`",
     "crown": "Lower bound: CROWN",
     "crown_ibp": "CROWN-IBP",
     "ibp": "Intervals",
@@ -23,20 +23,18 @@ COLUMNS = {
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    cells = [[WORDS[row["row"]], *(share(row[name], row["n"]) for name in COLUMNS)] for row in rows]
+    cells = [[WORDS[row["row"]], *(share(row[name]) for name in COLUMNS)] for row in rows]
     return markdown(["Trained with", *COLUMNS.values()], cells)
 
 
-def share(correct: int, total: int) -> str:
-    low, high = (100 * end for end in wilson(correct, total))
-    return f"{correct / total:.1%} [{low:.1f}, {high:.1f}]"
+def share(counts: dict[str, Any]) -> str:
+    return with_interval(Accuracy.of(counts["correct"], counts["total"]))
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    if not file.exists():
+    found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)["rows"]
+    if not found:
         print("Not measured yet.")
     else:
-        found = json.loads(file.read_text(encoding="utf-8"))["rows"]
-        first = found[0]
-        print(f"{table(found)}\n\n{first['n']:,} test images at {first['threat']}; {first['device'].split(',')[0]}.")
+        n, threat, device = found[0]["clean"]["total"], found[0]["threat"], found[0]["device"].split(",")[0]
+        print(f"{table(found)}\n\n{n:,} test images at {threat}; {device}.")

@@ -1,8 +1,8 @@
 """Trains the recipes of this folder and certifies them by smoothing; finished rows are not repeated.
 
-python experiments/certified/smoothing/run.py --data folder:cifar             # with noise, and without
-python experiments/certified/smoothing/run.py --data folder:cifar --draws 10000 --rows gaussian
-python experiments/certified/smoothing/run.py --tiny --work tiny --out tiny     # a minute, on the digits
+python -m experiments.certified.smoothing.run --data folder:cifar             # with noise, and without
+python -m experiments.certified.smoothing.run --data folder:cifar --draws 10000 --rows gaussian
+python -m experiments.certified.smoothing.run --tiny --work tiny --out tiny     # a minute, on the digits
 
 Runs are kept in --work; interrupted training and certification are resumed. The evaluation of each row, with its certificates,
 is NAME.json in --out. With sigma 0.25 and 1,000 draws no radius above 0.62 can be certified: the point at 0.75 needs --draws
@@ -10,12 +10,12 @@ is NAME.json in --out. With sigma 0.25 and 1,000 draws no radius above 0.62 can 
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
+from experiments.common import REPORTS, command, train
+
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parents[2] / "reports" / "certified" / "smoothing"
+RESULTS = REPORTS / "certified" / "smoothing"
 ROWS = ("gaussian", "no_noise")
 SIGMA, RADII = 0.25, "0,0.25,0.5,0.75"
 TINY = ["--data", "digits(size=8)", "--arch", "vgg16(width=0.1)", "--epochs", "6", "--batch-size", "32"]
@@ -35,7 +35,7 @@ def main() -> None:
         if (given.out / f"{name}.json").exists():
             continue
         print(name, flush=True)
-        train(name, given.work / name, given.data, tiny=given.tiny)
+        train(given.work / name, *options(name, given.data, tiny=given.tiny))
         size = ["-n", "30", "--draws", "200"] if given.tiny else ["-n", given.n, "--draws", given.draws]
         command(
             "certify", "--model", given.work / name / "ckpt.pt", "--sigma", SIGMA, "--eps-grid", RADII, *size, "--resume",
@@ -43,23 +43,13 @@ def main() -> None:
         )  # fmt: skip
 
 
-def train(name: str, run: Path, data: str, *, tiny: bool) -> None:
-    """Train, or resume a run that was interrupted; a finished run prints a message and does nothing."""
-    if (run / "last.pt").exists():
-        command("train", "--resume", run)
-        return
+def options(name: str, data: str, *, tiny: bool) -> list[object]:
+    """Return the options of `train` for one recipe."""
     more = ["--data", data]
     if tiny:
         noise = "gaussian(sigma=0.25)" if name == "gaussian" else "none"
         more = [*TINY, "--augment", noise, "--limit-train", "1000"]
-    command("train", "--config", HERE / f"{name}.toml", *more, "--out", run)
-
-
-def command(*words: object) -> None:
-    """Run robustcls; exit with its status if it fails."""
-    status = subprocess.run([sys.executable, "-m", "robustcls", *map(str, words)]).returncode
-    if status:
-        sys.exit(status)
+    return ["--config", HERE / f"{name}.toml", *more]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Times certification by smoothing and a plain loop over the same images, alternating in one process; writes medians as JSON.
 
-python experiments/certified/smoothing/speed.py                     # 200 images, n = 1,000, vgg16(width=0.25): some minutes
-python experiments/certified/smoothing/speed.py --model runs/certified/smoothing/gaussian/ckpt.pt --data folder:cifar
-python experiments/certified/smoothing/speed.py --tiny --out tiny.json
+python -m experiments.certified.smoothing.speed                     # 200 images, n = 1,000, vgg16(width=0.25): some minutes
+python -m experiments.certified.smoothing.speed --model runs/certified/smoothing/gaussian/ckpt.pt --data folder:cifar
+python -m experiments.certified.smoothing.speed --tiny --out tiny.json
 
 The loop is that of the paper: one image after another, batches of noisy copies through the model in eval mode, in fp32, without
 gradients. It runs with each batch size of --loop-batch, and the fastest one counts. Weights are random unless you give --model:
@@ -10,7 +10,6 @@ they do not change the cost of a pass. Run it on an otherwise idle machine.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -21,12 +20,12 @@ from scipy.stats import beta, norm
 from torch import Tensor, nn
 
 import robustcls
-from robustcls.core.files import atomic_write
+from experiments.common import REPORTS, write
 from robustcls.core.provenance import commit, versions
 from robustcls.models.checkpoint import build
 from robustcls.runtime.device import describe_device
 
-RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "smoothing"
+RESULTS = REPORTS / "certified" / "smoothing"
 SIGMA, N0, ALPHA = 0.25, 100, 0.001
 OURS = "robustcls.certify"
 
@@ -121,9 +120,7 @@ def main() -> None:
         "images": images, "draws": draws, "sigma": SIGMA, "n0": N0, "alpha": ALPHA, "threads": torch.get_num_threads(),
         "device": describe_device(torch.device("cpu")), "versions": versions(), "commit": commit(), **found,
     }  # fmt: skip
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(given.out, "--out") as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
+    write(record, given.out)
     print(f"{record['images']} images, {draws} draws: {found['ratio']:.2f} times the plain loop; {given.out}")
 
 

@@ -1,15 +1,16 @@
 """Prints the certified curves of the recipes of this folder, from reports/certified/smoothing.
 
-python experiments/certified/smoothing/table.py [FOLDER]
+python -m experiments.certified.smoothing.table [FOLDER]
 """
 
 import sys
 from pathlib import Path
 
+from experiments.common import REPORTS
 from robustcls import Evaluation
 from robustcls.cli.console import markdown
 
-RESULTS = Path(__file__).resolve().parents[3] / "reports" / "certified" / "smoothing"
+RESULTS = REPORTS / "certified" / "smoothing"
 WORDS = {"gaussian": "noise of sigma 0.25", "no_noise": "no noise"}
 
 

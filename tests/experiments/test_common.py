@@ -1,0 +1,55 @@
+"""experiments/common.py, and tables that read results in the form in which they were published."""
+
+import pytest
+
+from experiments import common
+from experiments.audit import table
+from tests.helpers.sample_evaluation import sample_evaluation
+
+
+def test_a_command_returns_what_it_prints_and_its_failure_ends_the_script(capfd):
+    assert common.command("--help", capture=True).startswith("Usage: robustcls")
+    assert common.command("--help") == ""
+    assert capfd.readouterr().out.startswith("Usage: robustcls")
+    with pytest.raises(SystemExit) as stop:
+        common.command("no_such_command")
+    assert stop.value.code == 2
+
+
+def test_an_interrupted_run_is_resumed_and_an_evaluation_is_made_once(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(common, "command", lambda *words: said.append(words))
+    common.train(tmp_path, "--seed", 0)
+    (tmp_path / "last.pt").touch()
+    common.train(tmp_path, "--seed", 0)
+    assert said == [("train", "--seed", 0, "--out", tmp_path), ("train", "--resume", tmp_path)]
+    made = sample_evaluation(n=20)
+    made.save(tmp_path / "evaluation.json")
+    assert common.attack(tmp_path / "ckpt.pt", "--suite", "fast") == made
+    assert len(said) == 2
+
+
+def test_results_are_written_and_read(tmp_path):
+    file, made = tmp_path / "new" / "results.json", sample_evaluation(n=40)
+    assert common.read(file) == {"rows": []}
+    common.write({"rows": [common.outcome(made)]}, file)
+    (row,) = common.read(file)["rows"]
+    assert common.percent(row["robust"]) == pytest.approx(100 * made.robust.accuracy)
+    assert row["threat"] == "linf 8/255"
+    assert common.flags(common.bits([True, False])) == [True, False]
+    assert common.bits([True, False]) == "10"
+
+
+def test_the_table_of_the_audit_reads_arms_of_both_forms(tmp_path):
+    """Arms have counts like those of `outcome`; the first ones had pairs."""
+    quality = dict.fromkeys(("average_precision", "precision_of_issues", "recall_of_issues", "guess_right"), 0.5)
+    audit = {"seed": 0, "images": 100, "noisy": quality | {"seconds": 60}, "true": {"issues": 5}}
+    common.write(audit | {"duplicates": {"found": 1, "planted": 2}}, tmp_path / "audit_0.json")
+    made = sample_evaluation(n=40)
+    first = {"right": "1100", "clean": [2, 4], "robust": [0, 4], "kind": "upper bound: fgsm", "threat": "linf 8/255"}
+    common.write(first, tmp_path / "noisy_standard_0.json")
+    common.write({"right": "1110"} | common.outcome(made), tmp_path / "true_standard_0.json")
+    rows = table.table(tmp_path).split("\n\n")[1].splitlines()[2:]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| the original labels", "75.0%", "+25.0"], ["| planted errors", "50.0%", "-"],
+    ]  # fmt: skip
