@@ -123,9 +123,9 @@ def arm_of(arm: str, config: dict, spec: str, seed: int, out: Path) -> Images:
     if arm != "random":
         saved = torch.load(out / f"{'true' if arm == 'true_removed' else 'noisy'}_{seed}.pt", weights_only=True)
         rows = saved["ratio"].argsort(descending=True, stable=True)
-    if arm == "relabelled":
+    if arm in ("reviewed", "relabelled"):
         labels = images.labels.clone()
-        labels[rows[:n]] = saved["guess"][rows[:n]]
+        labels[rows[:n]] = (true.labels if arm == "reviewed" else saved["guess"])[rows[:n]]
         return replace(images, labels=labels)
     kept = images.take(rows[n:].sort().values)
     return replace(kept, index=torch.arange(len(kept)), available=len(kept), split_counts=())

@@ -16,6 +16,7 @@ OBJECTIVES = ("standard", "n_fgsm")
 ARMS = {
     "true": "the original labels",
     "noisy": "planted errors",
+    "reviewed": "planted errors; the original labels of the most suspicious, as a person would find them",
     "relabelled": "planted errors; the most suspicious labels replaced by the audit's guess",
     "removed": "planted errors; the most suspicious images left out",
     "random": "planted errors; equally many random images left out",
