@@ -19,6 +19,10 @@ tree=${TREE:-$here/tree.toml}
 on="--device ${DEVICE:-auto} --quiet"
 mkdir -p "$out"
 
+# The gradient attacks of the suite fast, for attacks on another model. Square would make all of its queries there: the loss of the
+# other model still grows when the image is misclassified by it.
+gradients='--attack malt(steps=20,targets=1) --attack apgd_pm --attack malt(steps=20,targets=3,skip=1,restarts=6,within=0.4)'
+
 attack() { # NAME MODEL [options]: evaluates the model unless NAME.json exists
     file=$out/$1.json model=$2
     shift 2
@@ -40,14 +44,16 @@ ensemble)
     attack first "$1" --data "$base"
     attack second "$2" --data "$base"
     attack ensemble "$both" --data "$base"
+    ATTACK=${ATTACK:-$gradients}
     attack by_first "$both" --data "$base" --transfer-from "$1"
     attack by_second "$both" --data "$base" --transfer-from "$2"
     ;;
 coarse)
     attack fine "$1" --data "$base" --tree "$tree"
     attack coarse "coarse($1, tree=$tree)" --data "$base"
-    attack coarse_by_fine "coarse($1, tree=$tree)" --data "$base" --transfer-from "$1"
     python -m experiments.decisions.trees "$base" "$1" "$tree" "$out/trees.json" --n "${TREES_N:-1000}" ${TREES:-}
+    ATTACK=${ATTACK:-$gradients}
+    attack coarse_by_fine "coarse($1, tree=$tree)" --data "$base" --transfer-from "$1"
     ;;
 shortcut)
     ATTACK=${SHORTCUT_ATTACK:---attack pgd(steps=10)}
