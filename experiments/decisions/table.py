@@ -29,7 +29,7 @@ def ensemble(found: dict[str, Any]) -> str:
         ["ensemble, members attacked one by one", clean, counted(one_by_one), ""],
         ["ensemble, attacked as one", clean, share(both["robust"]), difference(one_by_one, robust(both))],
     ]  # fmt: skip
-    return markdown(["Attacked", "Clean", f"Robust, `{kind(both)}`", "To members one by one, points"], rows)
+    return markdown(["Attacked", "Clean", measure(both), "To members one by one, points"], rows)
 
 
 def coarse(found: dict[str, Any]) -> str:
@@ -45,13 +45,11 @@ def coarse(found: dict[str, Any]) -> str:
     rows = [
         ["classes", "classes", share(fine["clean"]), share(fine["robust"]), ""],
         ["groups", "classes, predictions grouped", clean, counted(naive), difference(naive, meant)],
-        ["groups", "classes, each attack judged by groups", clean, share(by_fine["robust"]),
+        ["groups", "classes, each attack judged by groups (gradient attacks alone)", clean, share(by_fine["robust"]),
          difference(robust(by_fine), meant)],
         ["groups", "groups", clean, share(by_coarse["robust"]), ""],
     ]  # fmt: skip
-    shown = markdown(
-        ["Accuracy by", "Attack on", "Clean", f"Robust, `{kind(fine)}`", "To an attack on groups, points"], rows
-    )
+    shown = markdown(["Accuracy by", "Attack on", "Clean", measure(fine), "To an attack on groups, points"], rows)
     mistakes = [
         [name, f"{sum(one['by_distance']):,}", f"{one['mean']:.2f}", "[{:.2f}, {:.2f}]".format(*one["ci95"]),
          f"{one['chance']:.2f}", share(one["apart"])]
@@ -76,7 +74,14 @@ def trees(found: dict[str, Any]) -> str:
          f"{min(overestimates):+.1f} to {max(overestimates):+.1f}"],
     ]  # fmt: skip
     return markdown(
-        ["Groups", "Clean", "Under an attack on classes", "Under an attack on groups", "Overestimated by, points"], rows
+        [
+            f"Groups, n = {found['n']:,}",
+            "Clean",
+            "Under an attack on classes",
+            "Under an attack on groups",
+            "Overestimated by, points",
+        ],
+        rows,
     )
 
 
@@ -114,9 +119,9 @@ def robust(row: dict[str, Any]) -> list[bool]:
     return flags(row["samples"]["robust"])
 
 
-def kind(row: dict[str, Any]) -> str:
-    """Return the attacks of a row."""
-    return row["robust"]["kind"].removeprefix("upper bound: ")
+def measure(row: dict[str, Any]) -> str:
+    """Return the attacks of a row, and the number of images."""
+    return f"Robust, `{row['robust']['kind'].removeprefix('upper bound: ')}`, n = {row['robust']['total']:,}"
 
 
 def share(counts: dict[str, Any]) -> str:
