@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from experiments.common import REPORTS, flags, read
-from robustcls.cli.console import markdown
+from robustcls.cli.console import by_seed, difference_by_seed, markdown
 from robustcls.results.statistics import paired_difference
 
 HOME = REPORTS / "audit" / "features"
@@ -45,33 +45,30 @@ def table(out: Path) -> str:
         for one in audits
     ]  # fmt: skip
     parts = [markdown(head, rows)]
-    for objective in OBJECTIVES:
-        lines = []
-        for arm, words in ARMS.items():
-            found = {seed: read_arm(out, arm, objective, seed) for seed in (one["seed"] for one in audits)}
-            base = {seed: read_arm(out, "noisy", objective, seed) for seed in (one["seed"] for one in audits)}
-            seeds = [seed for seed in found if found[seed] and base[seed]]
-            if not seeds:
-                continue
-            cells = [words, ", ".join(f"{found[seed][1]:.1%}" for seed in seeds)]
-            differences = [paired_difference(base[seed][0], found[seed][0]) for seed in seeds]
-            cells.append(f"{100 * mean(one[0] for one in differences):+.1f}" if arm != "noisy" else "-")
-            cells.append("; ".join(f"[{100 * low:+.1f}, {100 * high:+.1f}]" for _, (low, high) in differences))
-            lines.append(cells)
-        if lines:
-            measure = "clean" if objective == "standard" else "`fast`"
-            head = [f"Trained on ({objective})", f"{measure}, by seed", "Difference to planted errors", "95%, by seed"]
-            parts.append(markdown(head, lines))
+    parts += [shown for objective in OBJECTIVES if (shown := arms(out, objective, [one["seed"] for one in audits]))]
     return "\n\n".join(parts)
 
 
-def read_arm(out: Path, arm: str, objective: str, seed: int) -> tuple[list[bool], float] | None:
-    """Return which test images are classified correctly, and their share. None if the arm has not run yet."""
+def arms(out: Path, objective: str, seeds: list[int]) -> str:
+    """Return the accuracy of each arm and what it gains on the planted errors, in points; "" if none has run."""
+    found = {arm: {seed: right for seed in seeds if (right := read_arm(out, arm, objective, seed))} for arm in ARMS}
+    rows = []
+    for arm, words in ARMS.items():
+        paired = [seed for seed in seeds if seed in found[arm] and seed in found["noisy"]]
+        if not paired:
+            continue
+        gains = [100 * paired_difference(found["noisy"][seed], found[arm][seed])[0] for seed in paired]
+        accuracies = [100 * mean(found[arm][seed]) for seed in paired]
+        rows.append([words, by_seed(accuracies), "" if arm == "noisy" else difference_by_seed(gains)])
+    measure = "Clean" if objective == "standard" else "`fast`"
+    head = [f"Trained on ({objective})", f"{measure}, %", "Gain on the planted errors, points, 95% over the seeds"]
+    return markdown(head, rows) if rows else ""
+
+
+def read_arm(out: Path, arm: str, objective: str, seed: int) -> list[bool]:
+    """Return which test images are classified correctly; none if the arm has not run."""
     path = out / f"{arm}_{objective}_{seed}.json"
-    if not path.exists():
-        return None
-    right = flags(read(path)["right"])
-    return right, sum(right) / len(right)
+    return flags(read(path)["right"]) if path.exists() else []
 
 
 if __name__ == "__main__":

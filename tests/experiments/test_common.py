@@ -1,4 +1,4 @@
-"""experiments/common.py, and tables that read results in the form in which they were published."""
+"""experiments/common.py, and a table of results that it wrote."""
 
 import pytest
 
@@ -40,16 +40,16 @@ def test_results_are_written_and_read(tmp_path):
     assert common.bits([True, False]) == "10"
 
 
-def test_the_table_of_the_audit_reads_arms_of_both_forms(tmp_path):
-    """Arms have counts like those of `outcome`; the first ones had pairs."""
+def test_the_table_of_the_audit_pairs_its_arms_by_seed(tmp_path):
     quality = dict.fromkeys(("average_precision", "precision_of_issues", "recall_of_issues", "guess_right"), 0.5)
-    audit = {"seed": 0, "images": 100, "noisy": quality | {"seconds": 60}, "true": {"issues": 5}}
-    common.write(audit | {"duplicates": {"found": 1, "planted": 2}}, tmp_path / "audit_0.json")
-    made = sample_evaluation(n=40)
-    first = {"right": "1100", "clean": [2, 4], "robust": [0, 4], "kind": "upper bound: fgsm", "threat": "linf 8/255"}
-    common.write(first, tmp_path / "noisy_standard_0.json")
-    common.write({"right": "1110"} | common.outcome(made), tmp_path / "true_standard_0.json")
-    rows = table.table(tmp_path).split("\n\n")[1].splitlines()[2:]
-    assert [row.split(" | ")[:3] for row in rows] == [
-        ["| the original labels", "75.0%", "+25.0"], ["| planted errors", "50.0%", "-"],
-    ]  # fmt: skip
+    for seed, digits in enumerate(("1100", "1000", "1110")):
+        audit = {"seed": seed, "images": 100, "noisy": quality | {"seconds": 60}, "true": {"issues": 5}}
+        common.write(audit | {"duplicates": {"found": 1, "planted": 2}}, tmp_path / f"audit_{seed}.json")
+        common.write({"right": digits}, tmp_path / f"noisy_standard_{seed}.json")
+        common.write({"right": "1111"}, tmp_path / f"true_standard_{seed}.json")
+    common.write({"right": "1110"}, tmp_path / "removed_standard_1.json")
+    rows = [line.split(" | ") for line in table.table(tmp_path).split("\n\n")[1].splitlines()[2:]]
+    assert [row[1] for row in rows] == ["100.0 (100.0, 100.0, 100.0)", "50.0 (50.0, 25.0, 75.0)", "75.0 (75.0)"]
+    # Differences of 50, 75 and 25 points: their standard deviation is 25, and the quantile of t for two degrees is 4.303.
+    assert rows[0][2].startswith(f"+50.0 [{50 - 4.303 * 25 / 3**0.5:+.1f}, {50 + 4.303 * 25 / 3**0.5:+.1f}]")
+    assert rows[2][2].startswith("+50.0 ")
