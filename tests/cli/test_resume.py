@@ -45,6 +45,9 @@ def whole(home, tmp_path_factory):
 
 @pytest.mark.parametrize("attack", ["interrupt_second", "terminate"])
 def test_ctrl_c_and_sigterm_keep_what_is_done(attack, cli, home, tmp_path):
+    import my_plugins
+
+    my_plugins.calls = my_plugins.batches = 0  # tests of other files count, too
     before = signal.getsignal(signal.SIGTERM)
     arguments = ("attack", "--model", home / "pgd" / "ckpt.pt", "--n", 200, "--batch-size", 16, "--out", "e.json")
     arguments += ("--attack", "pgd(steps=2)", "--attack", f"my_plugins:{attack}")
