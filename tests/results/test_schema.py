@@ -14,10 +14,12 @@ EVALUATIONS = [
     for file in sorted((ROOT / "reports").rglob("*.json"))
     if '"schema": "robustcls/evaluation/' in file.read_text(encoding="utf-8")[:200]
 ]
-KINDS = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "null": type(None)}
+KINDS = {
+    "object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool, "null": type(None),
+}  # fmt: skip
 HOLDS = {
     "const": lambda value, wanted: value == wanted,
-    "type": lambda value, wanted: isinstance(value, KINDS[wanted]) and not isinstance(value, bool),
+    "type": lambda value, wanted: isinstance(value, KINDS[wanted]) and isinstance(value, bool) == (wanted == "boolean"),
     "pattern": lambda value, wanted: re.search(wanted, value) is not None,
     "minimum": lambda value, wanted: value >= wanted,
     "maximum": lambda value, wanted: value <= wanted,
