@@ -19,10 +19,13 @@ KINDS = {
 }  # fmt: skip
 HOLDS = {
     "const": lambda value, wanted: value == wanted,
+    "enum": lambda value, wanted: value in wanted,
     "type": lambda value, wanted: isinstance(value, KINDS[wanted]) and isinstance(value, bool) == (wanted == "boolean"),
     "pattern": lambda value, wanted: re.search(wanted, value) is not None,
     "minimum": lambda value, wanted: value >= wanted,
     "maximum": lambda value, wanted: value <= wanted,
+    "exclusiveMinimum": lambda value, wanted: value > wanted,
+    "exclusiveMaximum": lambda value, wanted: value < wanted,
     "minItems": lambda value, wanted: len(value) >= wanted,
     "maxItems": lambda value, wanted: len(value) <= wanted,
 }
