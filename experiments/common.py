@@ -40,9 +40,9 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def epochs(history: list[dict[str, Any]]) -> dict[str, float]:
+def epochs(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the number of epochs in a history and the seconds that they took."""
-    return {"run": len(history), "seconds": round(sum(epoch["seconds"] for epoch in history), 1)}
+    return {"run": len(rows), "seconds": round(sum(epoch["seconds"] for epoch in rows), 1)}
 
 
 def outcome(found: Evaluation) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def percent(counts: dict[str, Any]) -> float:
     return 100 * counts["correct"] / counts["total"]
 
 
-def bits(flags: Iterable[bool]) -> str:
-    """Return one digit per flag; 1 is true."""
-    return "".join("01"[flag] for flag in flags)
+def bits(values: Iterable[bool]) -> str:
+    """Return one digit per value; 1 is true."""
+    return "".join("01"[value] for value in values)
 
 
 def flags(digits: str) -> list[bool]:

@@ -45,12 +45,13 @@ def candidates(options: ChooseConfig, given: Mapping[str, Any]) -> list[Candidat
         raise InputError("there is nothing to choose: give two candidates or more, each with `arch` or `config`")
     names = [one.name for one in entries]
     specs = [plugins.parse("model", arch) for arch in options.arch]
-    alike = [(spec.name, spec.args, dict(spec.options)) for spec in specs]
-    for place, name in enumerate(names):
-        if names.count(name) > 1 or (place < len(alike) and alike.count(alike[place]) > 1):
-            raise InputError(
-                f"two candidates are called {name}: name each once, and give each `config` its own file name"
-            )
+    keys = [(spec.name, spec.args, dict(spec.options)) for spec in specs]  # the same for all spellings
+    repeated = [name for name in names if names.count(name) > 1]
+    repeated += [name for name, key in zip(options.arch, keys, strict=True) if keys.count(key) > 1]
+    if repeated:
+        raise InputError(
+            f"two candidates are called {repeated[0]}: name each once, and give each `config` its own file name"
+        )
     for one in entries[1:]:
         for name in SAME:
             first, other = _comparable(entries[0].config, name), _comparable(one.config, name)
