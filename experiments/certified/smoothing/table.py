@@ -5,8 +5,9 @@ python -m experiments.certified.smoothing.table [FOLDER]
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from experiments.common import REPORTS
+from experiments.common import REPORTS, read
 from robustcls import Evaluation
 from robustcls.cli.console import markdown
 
@@ -36,7 +37,19 @@ def about(found: dict[str, Evaluation]) -> str:
     )
 
 
+def about_speed(record: dict[str, Any]) -> str:
+    """Return a sentence with the result of speed.py."""
+    loop, batch = record["plain_loop"].split(", ")
+    return (
+        f"Speed: {record['images']} images with {record['draws']:,} draws take {record['medians']['robustcls.certify']:.0f} s, "
+        f"{record['ratio']:.2f} times as fast as a plain fp32 {loop} with batches of {batch} ({record['device']}; medians of "
+        f"{len(record['seconds']['robustcls.certify'])} rounds)."
+    )
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     found = {name: Evaluation.load(path) for name in WORDS if (path := folder / f"{name}.json").exists()}
     print(f"{table(found)}\n\n{about(found)}" if found else "Not measured yet.")
+    if (speed := read(folder / "speed.json")).get("ratio"):
+        print(f"\n{about_speed(speed)}")
