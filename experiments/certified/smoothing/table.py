@@ -15,16 +15,28 @@ RESULTS = REPORTS / "certified" / "smoothing"
 WORDS = {"gaussian": "noise of sigma 0.25", "no_noise": "no noise"}
 
 
-def table(found: dict[str, Evaluation]) -> str:
-    """Return one row per recipe: clean accuracy of the vote, certified accuracy by radius with 95% intervals, abstentions."""
+def table(found: dict[str, Evaluation], attacked: Evaluation | None) -> str:
+    """Return one row per recipe, and one for the attacked model: accuracy by radius with 95% intervals, abstentions.
+
+    attacked: the evaluation of the smoothed model trained with noise, at the same radii.
+    """
     lines = []
     for name, one in found.items():
         record = one.certified
         assert record is not None
         cells = [f"{point.accuracy:.1%} [{point.ci95[0]:.1%}, {point.ci95[1]:.1%}]" for point in record.curve]
-        lines.append([WORDS[name], f"{one.clean.accuracy:.1%}", *cells, str(record.abstained)])
+        lines.append(
+            [WORDS[name], "lower bound: certified", f"{one.clean.accuracy:.1%}", *cells, str(record.abstained)]
+        )
+        if name == "gaussian" and attacked:
+            assert [point.eps for point in attacked.curve] == [point.radius for point in record.curve]
+            under = [point.robust for point in attacked.curve]
+            cells = [f"{one.accuracy:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}]" for one in under]
+            lines.append([WORDS[name], attacked.robust.kind, f"{attacked.clean.accuracy:.1%}", *cells, ""])
     curve = next(iter(found.values())).certified.curve
-    return markdown(["Trained with", "Vote", *(f"at {point.radius:g}" for point in curve), "Abstained"], lines)
+    return markdown(
+        ["Trained with", "Bound", "Clean", *(f"at {point.radius:g}" for point in curve), "Abstained"], lines
+    )
 
 
 def about(found: dict[str, Evaluation]) -> str:
@@ -50,6 +62,7 @@ def about_speed(record: dict[str, Any]) -> str:
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     found = {name: Evaluation.load(path) for name in WORDS if (path := folder / f"{name}.json").exists()}
-    print(f"{table(found)}\n\n{about(found)}" if found else "Not measured yet.")
+    attacked = Evaluation.load(folder / "bracket.json") if (folder / "bracket.json").exists() else None
+    print(f"{table(found, attacked)}\n\n{about(found)}" if found else "Not measured yet.")
     if (speed := read(folder / "speed.json")).get("ratio"):
         print(f"\n{about_speed(speed)}")
