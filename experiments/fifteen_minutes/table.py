@@ -16,6 +16,8 @@ WORDS = {
     "no_ramp": "full radius from the start",
     "long_ramp": "radius growing over 0.3-0.6 of the run",
     "silu": "SiLU",
+    "muon": "Muon",
+    "muon_silu": "Muon and SiLU",
     "wider": "width 0.375",
     "widest": "width 0.5",
     "patches": "VGG on patches of 2x2 pixels, 6 convolutions",

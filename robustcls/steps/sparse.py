@@ -40,10 +40,13 @@ def sparse(
         falling = share * 0.5 * (1 + math.cos(math.pi * state.share_done))
         most = {name: weight.numel() - counts[name] for name, weight in weights.items()}
         exchange(state, weights, {name: min(most[name], int(falling * counts[name])) for name in weights})
-    for name, weight in weights.items():  # no gradient and no momentum, so zeros stay 0
+    for name, weight in weights.items():  # no gradient, so momenta stay 0
         if weight.grad is not None:
             weight.grad.mul_(state.state[name])
     state.update()
+    with torch.no_grad():
+        for name, weight in weights.items():  # Muon's update of a filter depends on the others
+            weight.mul_(state.state[name])
     nonzero = torch.stack([weight.detach().count_nonzero() for weight in weights.values()]).sum()
     measured = nonzero / sum(weight.numel() for weight in weights.values())
     return dataclasses.replace(loss, parts={**loss.parts, "density": measured})

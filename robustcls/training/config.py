@@ -100,10 +100,12 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         "Instead of --epochs: train for as many epochs as fit in this time, estimated from the first updates; 0 to use "
         "--epochs.",
     )
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "SGD with Nesterov momentum, or AdamW.")
+    optimizer: Literal["sgd", "adamw", "muon"] = option(
+        "sgd", "SGD with Nesterov momentum, AdamW, or Muon, which is SGD with orthogonalised updates of convolutions."
+    )
     lr: float = option(0.1, "Peak learning rate.")
     backbone_lr: float = option(1.0, "Learning rate of all layers except the head, as a fraction of --lr.")
-    momentum: float = option(0.9, "Momentum of SGD, or the first beta of AdamW.")
+    momentum: float = option(0.9, "Momentum of SGD and Muon, or the first beta of AdamW.")
     weight_decay: float = option(5e-4, "Weight decay; not applied to BatchNorm, biases and the matrices of lora.")
     schedule: str = option(
         "one_cycle",

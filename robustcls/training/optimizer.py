@@ -12,12 +12,13 @@ from robustcls.core.classifier import Classifier
 from robustcls.core.errors import InputError
 from robustcls.models.transfer import parameter_groups
 from robustcls.training.config import TrainConfig
+from robustcls.training.muon import Muon
 
 __all__ = ["constant", "cosine", "cyclic", "one_cycle", "piecewise"]
 
 
-def make_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
+def make_optimizer(model: Classifier, config: TrainConfig, precision: str = "fp32") -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum, Muon, or AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101).
 
     Weight decay is applied only to the weights of convolutions and linear layers, chosen by module type.
     """
@@ -26,6 +27,9 @@ def make_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimi
     how = {"fused": True} if next(model.parameters()).is_cuda else {"foreach": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), **how)
+    if config.optimizer == "muon":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return Muon(groups, lr=config.lr, momentum=config.momentum, dtype=dtype)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, **how)
 
 

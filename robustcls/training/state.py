@@ -70,7 +70,7 @@ class TrainState:
         )
         models = [model, self.average.model] if self.average else [model]
         self.twins: dict[nn.Module, FusedModel] = {each: FusedModel(each, precision) for each in models}
-        self.optimizer = make_optimizer(model, config)
+        self.optimizer = make_optimizer(model, config, precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.generator = torch.Generator(self.device)
         if config.compile:

@@ -48,9 +48,10 @@ def masks_of(run):
         {"ema": 0.9},
         {"swa": 0.3},
         {"optimizer": "adamw", "lr": 0.003},
+        {"optimizer": "muon"},
         {"accumulate": 2, "objective": "trades", "adv": "pgd(steps=1)", "clip": 1.0},
     ],
-    ids=["plain", "ema", "swa", "adamw", "parts"],
+    ids=["plain", "ema", "swa", "adamw", "muon", "parts"],
 )
 def test_weights_momenta_average_and_checkpoint_have_the_density_that_was_asked_for(options, make_run):
     run = make_run(**OPTIONS | options, step="sparse(density=0.2, every=2)", weight_decay=0.1)

@@ -10,6 +10,7 @@ from torch import nn
 from robustcls.core.plugins import load, names
 from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
+from robustcls.training.muon import orthogonal
 from robustcls.training.optimizer import make_optimizer
 from tests.helpers.tiny_run import FLAT, SMALL, brighter, first_batch, named_gradients, values_of
 
@@ -66,6 +67,56 @@ def test_adamw_is_its_papers_update(make_run):
             values[name] -= lr * (m[name] / (1 - b1**t)) / ((v[name] / (1 - b2**t)).sqrt() + 1e-8)
     for name, p in run.state.model.named_parameters():
         assert torch.allclose(p, values[name], atol=1e-5), name
+
+
+def test_muon_is_its_papers_update(make_run):
+    lr, decay, momentum = 0.01, 0.3, 0.8
+    options = {"optimizer": "muon", "lr": lr, "weight_decay": decay, "momentum": momentum, "schedule": "constant"}
+    run = make_run(**SMALL, **options)
+    x, y = first_batch(run)
+    run.state.attack = brighter
+    values = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
+    buffers = {name: torch.zeros_like(p) for name, p in values.items()}
+    filters = [name for name, value in values.items() if value.ndim == 4]
+    assert 0 < len(filters) < len(values)
+    for _ in range(3):
+        run.state.gradient(x, y, run.state.attack)
+        gradients = named_gradients(run.state.model)
+        run.state.update()
+        for name, gradient in gradients.items():
+            buffers[name] = momentum * buffers[name] + gradient
+            update = gradient + momentum * buffers[name]
+            if values[name].ndim > 1:
+                values[name] *= 1 - lr * decay
+            values[name] -= lr * (by_svd(update) if name in filters else update)
+    for name, p in run.state.model.named_parameters():
+        assert torch.allclose(p, values[name], atol=1e-5), name
+
+
+def by_svd(update):
+    """Apply Muon's polynomial five times to the singular values of filters, in float64."""
+    left, values, right = torch.linalg.svd(update.flatten(1).double(), full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return (left * values @ right).view(update.shape).to(update.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(8, 72), (32, 9), (16, 16)])
+def test_orthogonal_matrices_keep_the_singular_vectors(shape, dtype):
+    left, _ = torch.linalg.qr(torch.randn(shape[0], min(shape)))
+    right, _ = torch.linalg.qr(torch.randn(shape[1], min(shape)))
+    found = (
+        left.t() @ orthogonal(100 * left @ torch.diag(torch.linspace(0.2, 1, min(shape))) @ right.t(), dtype) @ right
+    )
+    assert found.diagonal().min() > 0.6
+    assert found.diagonal().max() < 1.3
+    assert (found - torch.diag(found.diagonal())).abs().max() < (1e-4 if dtype == torch.float32 else 0.05)
+
+
+def test_a_zero_update_stays_zero():
+    assert torch.equal(orthogonal(torch.zeros(4, 9)), torch.zeros(4, 9))
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,11 @@ def test_what_is_no_run_is_refused(tmp_path, make_run):
     [
         {"swa": 0.3},
         {"swa": 0.3, "optimizer": "adamw", "lr": 0.01, "clip": 0.5, "accumulate": 2},
+        {"optimizer": "muon", "ema": 0.8},
         {"augment": "cutmix", "ema": 0.8},
         {"augment": "crop_flip+cutmix", "objective": "trades", "adv": "pgd(steps=1)", "swa": 0.3},
     ],
-    ids=["swa", "swa and all", "cutmix", "cutmix with trades"],
+    ids=["swa", "swa and all", "muon", "cutmix", "cutmix with trades"],
 )
 def test_a_run_that_was_cut_off_ends_bit_equal(options, make_run):
     options = {**SMALL, "epochs": 3, "save_every": 2, "adv": "fgsm", **options}

@@ -70,7 +70,7 @@ def test_a_collapsed_run_goes_on_if_the_options_say_so(options, make_run):
 # Back to the last good epoch
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_rollback_goes_back_to_exactly_the_last_good_epoch(optimizer, make_run):
     options = {"on_collapse": "rollback", "epochs": 3, "ema": 0.8, "optimizer": optimizer, "lr": 0.01}
     run = measure(make_run(**SMALL, **options), [(0.3, 0.35), SOUND, LOST, LOST, SOUND])
