@@ -24,11 +24,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustcls.certification.graph import trace
+from robustcls.certification.graph import check_plain, trace
 from robustcls.certification.layers import Affine, Interval, MaxPool, Mean, Monotone, Of
 from robustcls.certification.network import Network, read
 from robustcls.core.classifier import check_images, check_logits, device_of, input_size_of
-from robustcls.core.errors import InputError, unknown
+from robustcls.core.errors import InputError, as_input_error, unknown
 from robustcls.core.gradients import frozen
 from robustcls.core.logits import logits_of
 from robustcls.core.losses import VERDICT_TIE
@@ -174,11 +174,11 @@ def tightened(network: Network, region: Region, *, through_crown: bool) -> dict[
 
     through_crown: tighten the intervals of activations' inputs by CROWN; otherwise use plain intervals.
     """
-    loose, boxes = intervals(network, region), [region.box]
+    loose, boxes, mixes = intervals(network, region), [region.box], _mixes(network)
     lines: dict[int, Any] = {}
     for number, step in enumerate(network.steps, start=1):
         inputs = [boxes[k] for k in step.inputs]
-        if through_crown and isinstance(step.layer, Monotone | MaxPool) and _mixes(network, step.inputs[0]) > 1:
+        if through_crown and isinstance(step.layer, Monotone | MaxPool) and mixes[step.inputs[0]] > 1:
             inputs = [_tighten(network, region, lines, inputs[0], step.layer.bent(inputs[0]), step.inputs[0])]
             boxes[step.inputs[0]] = inputs[0]
         lines[number] = step.layer.lines(*inputs)
@@ -206,22 +206,17 @@ def _tighten(
     return Interval(lower.minimum(upper).view_as(box.lower), upper.maximum(lower).view_as(box.upper))
 
 
-def _mixes(network: Network, number: int) -> int:
-    """Return a count of the mixing and nonlinear steps before this value; up to 1, plain intervals are exact already."""
-    if number == 0:
-        return 0
-    step = network.steps[number - 1]
-    if isinstance(step.layer, Monotone):
-        return 0  # its interval follows exactly from the tightened one of its input
-    return max(_mixes(network, k) for k in step.inputs) + step.layer.mixes + any(_bent(network, k) for k in step.inputs)
-
-
-def _bent(network: Network, number: int) -> bool:
-    """Whether this value depends on an activation or a max pooling."""
-    if number == 0:
-        return False
-    step = network.steps[number - 1]
-    return isinstance(step.layer, Monotone | MaxPool) or any(_bent(network, k) for k in step.inputs)
+def _mixes(network: Network) -> list[int]:
+    """Return for each value a count of the mixing and nonlinear steps before it; up to 1, plain intervals are exact already."""
+    counts, bent = [0], [False]  # bent: whether the value depends on an activation or a max pooling
+    for step in network.steps:
+        if isinstance(step.layer, Monotone):
+            counts.append(0)  # its interval follows exactly from the tightened one of its input
+        else:
+            before = max(counts[k] for k in step.inputs) + any(bent[k] for k in step.inputs)
+            counts.append(before + step.layer.mixes)
+        bent.append(isinstance(step.layer, Monotone | MaxPool) or any(bent[k] for k in step.inputs))
+    return counts
 
 
 def _parts(network: Network, count: int, itemsize: int, device: torch.device) -> Iterator[slice]:
@@ -265,7 +260,10 @@ def certify_bounds(
     home = device_of(model)
     device = home if home.type in ("cpu", "cuda") else torch.device("cpu")  # others have no float64
     x, y = x.to(device, torch.float64), y.to(device)
-    exact = copy.deepcopy(model).to(device, torch.float64).eval()
+    check_plain(model)
+    _check_precision(model)
+    with as_input_error(f"bounds need a network of PyTorch layers, and {type(model).__name__} is none"):
+        exact = copy.deepcopy(model).to(device, torch.float64).eval()
     network = read(trace(exact), x[:1])
     wider = threat.at(threat.eps * (1 + BALL) + BALL)
     margins, certified = [], []
@@ -288,6 +286,15 @@ def check(threat: ThreatModel, method: str = "crown") -> None:
         raise InputError(f"bounds do not know the norm {threat.norm}: take linf or l2")
     if threat.eps == 0:
         raise InputError("bounds at eps 0 say no more than the clean accuracy: give `eps` above 0, such as `eps=2/255`")
+
+
+def _check_precision(model: nn.Module) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"the model's weights are {str(tensor.dtype).removeprefix('torch.')}, and bounds are about a network in fp32: "
+                "certify and attack `model.float()`"
+            )
 
 
 def _samples(network: Network, count: int) -> Iterator[slice]:

@@ -25,7 +25,13 @@ READ = {  # from a part of the tracer's message to an explanation for the author
 }
 # In-place operators such as h += g.
 ASSIGNED = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
-FLAGS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "leaky_relu": 2}  # the position of a function's argument `inplace`
+FLAGS = {
+    "relu": 1,
+    "relu6": 1,
+    "hardsigmoid": 1,
+    "leaky_relu": 2,
+    "hardtanh": 3,
+}  # the position of a function's argument `inplace`
 # Operations whose result is, or may be, a view of their input.
 VIEWS = ("flatten", "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "dropout")
 SHAPES = (
@@ -41,7 +47,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
     Raises InputError if the model cannot be traced, or uses a value again after an in-place operation changed it.
     """
-    _check_plain(model)
+    check_plain(model)
     try:
         with kept_flags(model):
             tracer = _Tracer()
@@ -97,8 +103,8 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
 
-def _check_plain(model: nn.Module) -> None:
-    """Raise InputError for a module that wraps its network so that the tracer cannot see it."""
+def check_plain(model: nn.Module) -> None:
+    """Raise InputError for a module that wraps its network, or changes what its layers compute, unseen by the tracer."""
     for name, one in model.named_modules():
         kind = type(one).__name__
         if isinstance(one, torch.jit.ScriptModule):
@@ -109,6 +115,11 @@ def _check_plain(model: nn.Module) -> None:
             what = f"{kind}, a wrapper for several devices: give the model inside, its .module"
         elif isinstance(one, Wrapper):
             what = f"{one.title}, a wrapper: give the model inside"
+        elif one._forward_hooks or one._forward_pre_hooks or "forward" in vars(one):
+            what = (
+                f"{kind} with a hook or a `forward` of its own, which may change its result: remove it; the weights of "
+                "torch.nn.utils.prune, weight_norm and spectral_norm are made permanent by its remove functions"
+            )
         else:
             continue
         raise InputError(f"bounds need one plain network, and {f'{name} of ' if name else ''}the model is {what}")

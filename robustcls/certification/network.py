@@ -208,6 +208,8 @@ def _of_call(node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], example
         return leaky(_option(rest, kwargs, 0, "negative_slope", 0.01))
     if name == "softplus":
         return softplus(_option(rest, kwargs, 0, "beta", 1.0), _option(rest, kwargs, 1, "threshold", 20.0))
+    if name == "hardtanh":
+        return cut(_option(rest, kwargs, 0, "min_val", -1.0), _option(rest, kwargs, 1, "max_val", 1.0))
     if name == "dropout":
         return Shape(lambda x: x)
     if name == "avg_pool2d":
@@ -297,7 +299,8 @@ def _max_pool(kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: 
 ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "add_": "add"}
 FUNCTIONS: dict[Callable[..., Any], str] = {
     F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid",
-    torch.tanh: "tanh", F.tanh: "tanh", F.hardsigmoid: "hardsigmoid", F.leaky_relu: "leaky_relu", F.softplus: "softplus",
+    torch.tanh: "tanh", F.tanh: "tanh", F.hardtanh: "hardtanh", F.hardsigmoid: "hardsigmoid",
+    F.leaky_relu: "leaky_relu", F.softplus: "softplus",
     F.dropout: "dropout", F.avg_pool2d: "avg_pool2d", F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
     F.max_pool2d: "max_pool2d", torch.max_pool2d: "max_pool2d", torch.mean: "mean", torch.flatten: "flatten",
     torch.reshape: "reshape", torch.permute: "permute", torch.transpose: "transpose", torch.squeeze: "squeeze",

@@ -22,7 +22,7 @@ from robustcls.core.threat import Norm, ThreatModel
 from robustcls.core.wrapped import read_wrapped
 from robustcls.data.augment import noise_of
 from robustcls.data.images import collect
-from robustcls.evaluation.certificate_match import difference
+from robustcls.evaluation.certificate_match import difference, predictions_differ
 from robustcls.evaluation.certify_by_bounds import certify_by_bounds, check_precision, radii_of
 from robustcls.evaluation.certify_by_smoothing import certify_by_smoothing, or_none
 from robustcls.evaluation.certify_config import CertifyConfig
@@ -87,7 +87,7 @@ def certify(
     `smoothing` (Cohen et al. 2019, arXiv:1902.02918) certifies in l2 the class that the model predicts most often under
     Gaussian noise, `robustcls.smoothed(model, sigma=...)`. It never certifies the model itself, so the model's robust accuracy
     under attack is no upper bound of the certified accuracy. The noise is added to pixels in [0, 1], before any normalisation,
-    and not clamped. For a model that was not trained with noise, almost nothing can be certified.
+    and not clamped. For a model that was not trained with noise, little can be certified.
 
     `bounds` (CROWN, Zhang et al. 2018, arXiv:1811.00866) certifies the model itself, in linf or l2, if it is a small network
     of plain layers. For a large network nothing can be certified, however robust it is.
@@ -199,9 +199,9 @@ def smoothed_spec(spec: str, sigma: float | None) -> tuple[str, float, list[str]
     notes = []
     if sigma is None:
         sigma = noise_of_training(read_model(spec).meta.get("config", {}))
-        notes = [f"sigma {sigma:g}, that of the checkpoint's training"] if sigma else []
+        notes = [f"sigma {sigma}, that of the checkpoint's training"] if sigma else []
     sigma = _agreed(None, sigma)
-    return f"smoothed({spec}, sigma={sigma:g})", sigma, notes
+    return f"smoothed({spec}, sigma={sigma})", sigma, notes
 
 
 def noise_of_training(config: Mapping[str, Any]) -> float | None:
@@ -258,6 +258,8 @@ class Task:
         differs = difference(evaluation, self.subject)
         if not differs and evaluation.attacks and evaluation.threat.norm != self.norm:
             differs = f"is about attacks in {evaluation.threat.norm}, and the certificates in {self.norm}"
+        if not differs and evaluation.attacks:
+            differs = predictions_differ(evaluation, self.subject)
         if differs:
             raise InputError(f"{path} {differs}: name another file with `out`")
 

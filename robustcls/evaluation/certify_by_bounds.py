@@ -16,7 +16,7 @@ from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
 from robustcls.core.threat import ThreatModel
-from robustcls.evaluation.certificate_match import digests
+from robustcls.evaluation.certificate_match import identity
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -73,7 +73,7 @@ def certify_by_bounds(
     record = Certified.of(
         "bounds", subject.threat.norm, samples, radii, algorithm=ALGORITHM, batch_size=parts.size,
         device=describe_device(device), seconds=round(time.perf_counter() - began, 3), command="robustcls.certify",
-        **digests(subject),
+        **identity(subject, logits),
     )  # fmt: skip
     return record, answers.tolist()
 

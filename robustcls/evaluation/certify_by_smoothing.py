@@ -14,7 +14,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.options import parse_batch_size
 from robustcls.core.progress import Bar
 from robustcls.core.provenance import versions
-from robustcls.evaluation.certificate_match import digests
+from robustcls.evaluation.certificate_match import identity
 from robustcls.evaluation.certify_config import CertifyConfig
 from robustcls.evaluation.journal import Journal
 from robustcls.evaluation.subject import Subject
@@ -67,7 +67,7 @@ def certify_by_smoothing(
         "smoothing", "l2", samples, [smoothing.sigma * times for times in TIMES] if radii is None else radii,
         sigma=smoothing.sigma, n=smoothing.n, n0=smoothing.n0, alpha=smoothing.alpha, precision=precision, seed=config.seed,
         batch_size=parts.size, device=describe_device(device), seconds=round(time.perf_counter() - began, 3),
-        command="robustcls.certify", **digests(subject),
+        command="robustcls.certify", **identity(subject, logits),
     )  # fmt: skip
     return record, [one.voted for one in certificates]
 

@@ -114,7 +114,10 @@ class Journal:
         file = self.folder / f"{name}.pt"
         if not self.resume or not file.exists():
             return None
-        content = torch.load(file, weights_only=True)
+        try:
+            content = torch.load(file, weights_only=True)
+        except Exception:  # a damaged file fails in many ways
+            raise InputError(f"{file} is damaged: start anew, without `resume`") from None
         return content if content.pop("run", "") == self.mark else None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Bracket:
     radius: float
     lower: Accuracy  # certified
     upper: Attacked
+    disputed: int = 0  # certified samples among the broken ones
 
     @property
     def gap(self) -> float:
@@ -57,6 +58,8 @@ def why_apart(evaluation: Evaluation) -> str:
         return f"the attacks are in {evaluation.threat.norm} and the certificates in {certified.norm}"
     if evaluation.rejection is not None:
         return "a detector stands beside the attacked model, and none beside the certified one"
+    if certified.precision != "fp32":
+        return f"the certificates are of the copy in {certified.precision}, and the attacks are on the model in fp32"
     return other_classifier(evaluation)
 
 
@@ -71,7 +74,7 @@ def other_classifier(evaluation: Evaluation) -> str:
         sigma is None or not math.isclose(sigma, certified.sigma or 0, rel_tol=1e-6)
     ):
         return (
-            f"the attacks are on {name}, and the certificates are for the vote under noise of sigma {certified.sigma:g}"
+            f"the attacks are on {name}, and the certificates are for the vote under noise of sigma {certified.sigma}"
         )
     return ""
 
@@ -148,4 +151,7 @@ def bracket(evaluation: Evaluation, radius: float | None = None) -> Bracket | No
     certified = evaluation.certified
     if certified is None or why_apart(evaluation) or not covers(certified, radius):
         return None
-    return Bracket(radius, certified.at(radius), upper_at(attacked_of(evaluation), radius))
+    upper = upper_at(attacked_of(evaluation), radius)
+    proven = {one.index for one in certified.samples if one.holds(radius)}
+    broken = {one.index for one in evaluation.samples if not one.clean == one.label == one.adversarial}
+    return Bracket(radius, certified.at(radius), upper, len(proven & broken) if upper.path == "robust" else 0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -83,6 +84,9 @@ class Certified:
     batch_size: Integer = 0
     weights_sha256: str = ""  # digest of the network's tensors (smoothing: of the network inside); "": not known
     images_sha256: str = ""  # digest of pixels and labels, in the order of the index
+    # Of the network on the clean images with the lowest indices: largest logit minus the second; []: not recorded. They
+    # distinguish networks with the same weights but other code or another normalisation.
+    margins: list[Number] = field(default_factory=list)
     device: str = ""
     seconds: Number = 0.0
     command: str = ""

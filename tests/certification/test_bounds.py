@@ -369,3 +369,38 @@ def test_bounds_on_cuda_are_those_of_the_cpu():
     there = certify_bounds(model.cuda(), x.cuda(), y.cuda(), "linf:0.02")
     assert torch.allclose(here.margins, there.margins.cpu(), atol=1e-9)
     assert math.isinf(there.margins[0, y[0]].item())
+
+
+def test_many_linear_residual_sums_take_no_exponential_time():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(40)])
+            self.last = nn.Linear(16, 3)
+
+        def forward(self, x):
+            h = x.flatten(1)
+            for layer in self.layers:
+                h = h + 0.1 * layer(h)
+            return self.last(torch.relu(h))
+
+    torch.manual_seed(0)
+    net, x = Sums().eval(), torch.rand(2, 1, 4, 4)
+    assert certify_bounds(net, x, net(x).argmax(1), "linf:1e-6").certified.all()
+
+
+@pytest.mark.parametrize("low", [-1.0, -0.2])
+def test_hardtanh_is_the_same_as_a_function(low):
+    class Function(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(16, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.last(F.hardtanh(self.first(x.flatten(1)), low, max_val=0.5))
+
+    torch.manual_seed(0)
+    net, x = Function().eval(), torch.rand(4, 1, 4, 4)
+    modules = nn.Sequential(nn.Flatten(), net.first, nn.Hardtanh(low, 0.5), net.last)
+    one, other = (certify_bounds(each, x, net(x).argmax(1), "linf:0.05").margins for each in (net, modules))
+    assert torch.equal(one, other)

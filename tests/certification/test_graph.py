@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import nn
 
 import robustcls
@@ -69,6 +70,40 @@ def twice(self, h):
     first = self.relu(h)
     first *= 2
     return first + self.relu(h)
+
+
+def with_a_hook(net):
+    """Set activations to 0 that are larger than those of every clean image: nothing shows on these."""
+    net[2].register_forward_hook(lambda module, given, out: torch.where(out > 100, 0.0, out))
+    return net
+
+
+def with_a_forward_of_its_own(net):
+    net[2].forward = lambda h: h.clamp(0, 100)
+    return net
+
+
+def pruned(net):
+    torch.nn.utils.prune.l1_unstructured(net[1], "weight", 0.5)
+    return net
+
+
+HOOKED = with_a_hook, with_a_forward_of_its_own, pruned
+
+
+@pytest.mark.parametrize("change", HOOKED)
+def test_what_the_tracer_does_not_see_is_refused(change):
+    with pytest.raises(
+        InputError, match=r"with a hook or a `forward` of its own, which may change its result"
+    ) as refused:
+        bounds_of(change(plain()))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_pruning_that_was_made_permanent_is_bounded():
+    net = pruned(plain())
+    torch.nn.utils.prune.remove(net[1], "weight")
+    assert len(bounds_of(net).certified) == 1
 
 
 INPLACE = (

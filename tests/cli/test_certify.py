@@ -8,6 +8,8 @@ import torch
 
 import robustcls
 from robustcls.evaluation.certify import smoothed_spec
+from robustcls.models.checkpoint import build
+from robustcls.results.bracket import why_apart
 from robustcls.results.records import Evaluation
 
 HERE = "tests.helpers.defences"
@@ -85,6 +87,49 @@ def test_a_lower_bound_is_never_put_beside_another_models_upper_bound(cli):
     linf = cli("attack", "--model", LINEAR, *DATA, "--attack", "fgsm", "--eps", 0.1, "--out", "linf.json")
     assert linf.status == 0, linf.err
     assert "is about attacks in linf" in certify(cli, LINEAR, "--out", "linf.json").err
+
+
+def test_the_same_weights_read_in_another_way_are_another_model(cli, tmp_path):
+    weights, arch = tmp_path / "net.pt", "cnn4(width=0.1)"
+    torch.manual_seed(0)
+    torch.save(build(arch, classes=tuple("0123456789"), input_size=(1, 8, 8)).net.state_dict(), weights)
+    source = ("--model", weights, "--arch", arch, *DATA)
+    grid = (*BOUNDS, "0,0.002", "--norm", "linf")
+    attack = ("--attack", "fgsm", "--eps", 0.002)
+    assert cli("certify", *source, "--mean", 0.3, "--std", 0.4, *grid, "--out", "a.json").status == 0
+    found = cli("attack", *source, "--mean", 0.3, "--std", 0.5, *attack, "--out", "a.json")
+    assert found.status == 0, found.err
+    assert "are not kept beside the attacks" in " ".join(found.err.split())
+    assert Evaluation.load("a.json").certified is None
+    refused = cli("certify", *source, "--mean", 0.3, "--std", 0.4, *grid, "--out", "a.json")
+    assert refused.status == 2
+    assert "std 0.5" in refused.err
+    assert "std 0.4" in refused.err
+
+
+def test_code_that_was_edited_in_between_is_another_model(cli, monkeypatch):
+    model, grid, attack = f"{HERE}:scaled", (*BOUNDS, "0,0.002", "--norm", "linf"), ("--attack", "fgsm", "--eps", 0.002)
+    monkeypatch.setattr("tests.helpers.defences.SCALE", 1.0)
+    assert cli("certify", "--model", model, *DATA, *grid, "--out", "a.json").status == 0
+    monkeypatch.setattr("tests.helpers.defences.SCALE", 0.5)
+    found = cli("attack", "--model", model, *DATA, *attack, "--out", "a.json")
+    assert "same weights and other outputs" in " ".join(found.err.split())
+    assert Evaluation.load("a.json").certified is None
+    monkeypatch.setattr("tests.helpers.defences.SCALE", -1.0)
+    refused = cli("certify", "--model", model, *DATA, *grid, "--out", "a.json")
+    assert refused.status == 2
+    assert "predictions differ on" in " ".join(refused.err.split())
+
+
+def test_a_long_sigma_is_the_same_in_name_and_certificate(cli):
+    sigma = 32 / 255
+    model = f"smoothed({HERE}:linear, sigma={sigma})"
+    assert certify(cli, f"{HERE}:linear", "--sigma", sigma, "--out", "a.json").status == 0
+    attack = ("--norm", "l2", "--eps", 0.05, "--attack", "fgsm")
+    assert cli("attack", "--model", model, *DATA, *attack, "--out", "a.json").status == 0
+    both = Evaluation.load("a.json")
+    assert (both.model.name, both.certified.sigma) == (model, sigma)
+    assert why_apart(both) == ""
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

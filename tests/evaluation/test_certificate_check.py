@@ -170,6 +170,26 @@ def test_certificates_of_something_else_are_refused(smooth):
         robustcls.evaluate(model, x[:5], Y[:5], "l2:0.1", attacks=["fgsm"], certificates=certified)
 
 
+@pytest.mark.parametrize("method", ["bounds", "smoothing"])
+def test_certificates_of_other_code_with_the_same_weights_are_refused(method):
+    torch.manual_seed(0)
+    layers = torch.nn.Flatten(), torch.nn.Linear(48, 8), torch.nn.Linear(8, 2)
+    one, other = (
+        torch.nn.Sequential(*layers[:2], activation, layers[2])
+        for activation in (torch.nn.ReLU(), torch.nn.LeakyReLU(0.5))
+    )
+    x = torch.rand(N, 3, 4, 4)
+    if method == "bounds":
+        certified = robustcls.certify(one, x, Y, method="bounds", norm="l2", eps_grid="0.01")
+    else:
+        one, other = (robustcls.smoothed(net, sigma=SIGMA) for net in (one, other))
+        certified = robustcls.certify(one, x, Y, n=50)
+    options = {"attacks": ["fgsm"], "certificates": certified}
+    assert robustcls.evaluate(one, x, Y, "l2:0.01", **options).certified == certified.record
+    with pytest.raises(InputError, match="same weights and other outputs"):
+        robustcls.evaluate(other, x, Y, "l2:0.01", **options)
+
+
 def test_the_model_and_the_images_may_come_in_another_form(smooth):
     """Images may come from NumPy in double precision, or in another order with their indices; the network may be wrapped."""
     net, x, model = smooth

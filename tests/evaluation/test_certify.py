@@ -1,6 +1,7 @@
 """`robustcls.certify` by bounds, beside the distance to the boundary of a linear classifier."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -181,6 +182,48 @@ def test_a_model_that_cannot_be_bounded_is_refused(model, said):
     y = torch.tensor([0, 1]) if isinstance(model, str) else model(x).argmax(1)  # wrong answers are not bounded
     with pytest.raises(InputError, match=said):
         robustcls.certify(model, x, y, **BOUNDS)
+
+
+def test_weights_in_low_precision_are_not_taken_for_fp32():
+    x = images(2)
+    with pytest.raises(InputError, match=r"weights are bfloat16, .* `model\.float\(\)`"):
+        robustcls.certify(linear().bfloat16(), x, linear()(x).argmax(1), **BOUNDS)
+
+
+def test_a_model_that_is_no_network_of_layers_is_refused_in_words():
+    class Session(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lock, self.net = threading.Lock(), linear()  # cannot be copied, like a session of ONNX Runtime
+
+        def forward(self, x):
+            return self.net(x)
+
+    x = images(2)
+    with pytest.raises(InputError, match="bounds need a network of PyTorch layers, and Session is none"):
+        robustcls.certify(Session(), x, linear()(x).argmax(1), **BOUNDS)
+
+
+def test_a_damaged_part_of_an_interrupted_run_is_said(tmp_path, monkeypatch):
+    from robustcls.evaluation import certify_by_smoothing
+
+    monkeypatch.setattr(certify_by_smoothing, "DRAWS_KEPT", 100)
+    real, done = certify_by_smoothing.certify_all, []
+
+    def cut(*given, **options):
+        if done:
+            raise KeyboardInterrupt
+        done.append(given)
+        return list(real(*given, **options))
+
+    monkeypatch.setattr(certify_by_smoothing, "certify_all", cut)
+    options = {"sigma": 0.1, "n": 100, "resume": tmp_path / "kept"}
+    with pytest.raises(KeyboardInterrupt):
+        robustcls.certify(linear(), images(), torch.zeros(len(images()), dtype=torch.long), **options)
+    [part] = (tmp_path / "kept").glob("chunk*.pt")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"chunk.*\.pt is damaged: start anew"):
+        robustcls.certify(linear(), images(), torch.zeros(len(images()), dtype=torch.long), **options)
 
 
 @pytest.mark.parametrize(

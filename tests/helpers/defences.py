@@ -31,6 +31,22 @@ def noisy() -> nn.Module:
     return Masked(linear(), lambda x: x + 0.2 * torch.randn_like(x)).eval()
 
 
+SCALE = 1.0  # a test changes it, as an edit of this file would
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = linear(), SCALE
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x)
+
+
+def scaled() -> nn.Module:
+    return Scaled().eval()
+
+
 def coarse() -> nn.Module:
     return Coarse(linear()).eval()
 

@@ -33,6 +33,26 @@ def test_the_radius_of_the_threat_is_meant_unless_another_is():
     assert paths == ["curve.0.robust", "curve.1.robust", "robust", "curve.3.robust", "curve.4.robust"]
 
 
+def test_certificates_of_a_copy_in_low_precision_are_about_another_model():
+    evaluation = smoothed_bracket()
+    evaluation.certified.precision = "bf16"
+    assert "of the copy in bf16" in why_apart(evaluation)
+    assert bracket(evaluation) is None
+
+
+def test_certified_samples_that_count_as_broken_are_counted():
+    evaluation = smoothed_bracket()
+    expected = bracket(evaluation).disputed
+    sample = next(
+        one
+        for one, proven in zip(evaluation.samples, evaluation.certified.samples, strict=True)
+        if one.index == proven.index and proven.holds(0.25) and one.adversarial == one.label
+    )
+    sample.adversarial = sample.label + 1
+    assert bracket(evaluation).disputed == expected + 1
+    assert bracket(evaluation, 0.125).disputed == 0, "this is counted at the radius of the attacks only"
+
+
 def test_a_curve_of_fewer_samples_is_no_upper_bound_of_these():
     evaluation = smoothed_bracket()
     evaluation.curve = [CurvePoint(eps, f"{eps:g}", Accuracy.of(count // 2, 50)) for eps, count in ATTACKED.items()]

@@ -4,6 +4,8 @@ python -m experiments.certified.smoothing.table [FOLDER]
 """
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ WORDS = {"gaussian": "noise of sigma 0.25", "no_noise": "no noise"}
 
 
 def table(found: dict[str, Evaluation], attacked: Evaluation | None) -> str:
-    """Return one row per recipe, and one for the attacked model: accuracy by radius with 95% intervals, abstentions.
+    """Return one row per recipe, and one for the attacked model: accuracy by radius with 95% intervals.
+
+    The last columns are the number of abstentions, and the share of images on which the most frequent class gets most votes.
 
     attacked: the evaluation of the smoothed model trained with noise, at the same radii.
     """
@@ -24,19 +28,20 @@ def table(found: dict[str, Evaluation], attacked: Evaluation | None) -> str:
     for name, one in found.items():
         record = one.certified
         assert record is not None
-        cells = [f"{point.accuracy:.1%} [{point.ci95[0]:.1%}, {point.ci95[1]:.1%}]" for point in record.curve]
-        lines.append(
-            [WORDS[name], "lower bound: certified", f"{one.clean.accuracy:.1%}", *cells, str(record.abstained)]
-        )
+        most = Counter(sample.candidate for sample in record.samples).most_common(1)[0][1]
+        last = [str(record.abstained), f"{most / len(record.samples):.1%}"]
+        lines.append([WORDS[name], "lower bound: certified", f"{one.clean.accuracy:.1%}", *cells(record.curve), *last])
         if name == "gaussian" and attacked:
             assert [point.eps for point in attacked.curve] == [point.radius for point in record.curve]
-            under = [point.robust for point in attacked.curve]
-            cells = [f"{one.accuracy:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}]" for one in under]
-            lines.append([WORDS[name], attacked.robust.kind, f"{attacked.clean.accuracy:.1%}", *cells, ""])
-    curve = next(iter(found.values())).certified.curve
-    return markdown(
-        ["Trained with", "Bound", "Clean", *(f"at {point.radius:g}" for point in curve), "Abstained"], lines
-    )
+            upper = cells(point.robust for point in attacked.curve)
+            lines.append([WORDS[name], attacked.robust.kind, f"{attacked.clean.accuracy:.1%}", *upper, "", ""])
+    radii = [f"at {point.radius:g}" for point in next(iter(found.values())).certified.curve]
+    return markdown(["Trained with", "Bound", "Clean", *radii, "Abstained", "Most frequent class"], lines)
+
+
+def cells(points: Iterable[Any]) -> list[str]:
+    """Return accuracies with their intervals."""
+    return [f"{one.accuracy:.1%} [{one.ci95[0]:.1%}, {one.ci95[1]:.1%}]" for one in points]
 
 
 def about(found: dict[str, Evaluation]) -> str:

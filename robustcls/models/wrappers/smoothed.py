@@ -61,7 +61,7 @@ class Smoothed(Averaged):
     def __init__(self, model: nn.Module, sigma: float, draws: int) -> None:
         super().__init__(model, draws)
         draws_option = f", draws={draws}" if draws != 20 else ""
-        self.title = f"smoothed({getattr(model, 'title', type(model).__name__)}, sigma={sigma:g}{draws_option})"
+        self.title = f"smoothed({getattr(model, 'title', type(model).__name__)}, sigma={sigma}{draws_option})"
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
