@@ -1,4 +1,4 @@
-"""Residual networks for small images: the first layer is a 3x3 convolution without pooling, as is usual for CIFAR.
+"""Residual networks for small images: without pooling after the first convolution, as is usual for CIFAR.
 
 All functions take num_classes K and input_size (C, H, W), and raise InputError.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robustcls.core.errors import InputError
 from robustcls.models.architectures._layers import conv3x3, init_convolutions, make_activation, widen
 
-__all__ = ["preact_resnet18", "resnet18", "wide_resnet"]
+__all__ = ["preact_resnet18", "resnet7", "resnet18", "wide_resnet"]
 
 LEAST = 8  # channels: PyTorch 2.14 crashes on a CPU in 1x1 convolutions of stride 2 with 2 to 6
 
@@ -64,6 +64,45 @@ def wide_resnet(
     net = _network(PreActBlock, num_classes, input_size[0], widths, num_blocks, activation)
     nn.init.zeros_(net.get_parameter("linear.bias"))
     return net
+
+
+def resnet7(
+    num_classes: int,
+    input_size: Sequence[int],
+    *,
+    width: float = 1.0,
+    activation: Literal["relu", "silu", "softplus"] = "relu",
+) -> nn.Module:
+    """Six convolutions in three stages of 64, 128 and 256 channels, and one linear layer: much accuracy in minutes of a CPU.
+
+    The first convolution halves the resolution, so that no layer works on the full image, which on a CPU is bound by memory.
+    Each stage is a convolution and a residual one; max pooling is between stages. width multiplies the channels.
+    """
+    widths = widen((64, 128, 256), width)
+    layers: list[nn.Module] = [nn.Conv2d(input_size[0], widths[0], 4, 2, padding=1, bias=False)]
+    side = min(input_size[1:]) // 2
+    for number, out in enumerate(widths):
+        if number and side >= 2:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+        if number:
+            layers.append(conv3x3(widths[number - 1], out))
+        layers += [nn.BatchNorm2d(out), make_activation(activation), ResidualConvolution(out, activation)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
+    init_convolutions(net)
+    return net
+
+
+class ResidualConvolution(nn.Module):
+    """x + activation(norm(convolution(x)))."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        self.conv, self.bn = conv3x3(channels, channels), nn.BatchNorm2d(channels)
+        self.activation = make_activation(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.activation(self.bn(self.conv(x)))
 
 
 class BasicBlock(nn.Module):

@@ -81,6 +81,7 @@ def weights(spec, input_size=(3, 32, 32)):
 def test_the_sizes_are_those_of_the_papers():
     assert weights("resnet18")[0] == 11_173_962  # as in kuangliu's pytorch-cifar
     assert weights("preact_resnet18")[0] == 11_171_146 + 2 * 512  # pytorch-cifar has no final BatchNorm
+    assert weights("resnet7")[0] == 48 * 64 + 9 * (64**2 + 64 * 128 + 128**2 + 128 * 256 + 256**2) + 4 * 448 + 2570
     assert weights("wide_resnet")[0] == 36_479_194  # 36.5 M in table 4 of the paper
     assert weights("wide_resnet(depth=16, width=4)")[0] == 2_748_890  # 2.7 M
 

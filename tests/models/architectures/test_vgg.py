@@ -90,6 +90,6 @@ def test_build_makes_a_classifier_that_normalises_inside():
 
 def test_an_unknown_architecture_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'resnet18'"):
-        build("resnet17", classes=["a", "b"], input_size=(1, 8, 8))
+        build("resnet19", classes=["a", "b"], input_size=(1, 8, 8))
     with pytest.raises(InputError, match="did you mean 'width'"):
         build("vgg16(widht=2)", classes=["a", "b"], input_size=(1, 8, 8))
