@@ -32,6 +32,16 @@ def recipe(spec: str) -> dict[str, Any]:
     return {} if ":" in name else DEFAULT_RECIPE | (plugins.constant("data", name, "RECIPE") or {})
 
 
+def tuned_recipe(spec: str) -> dict[str, Any]:
+    """Return the options that were measured together for a data set, TUNED of its file; empty if there are none.
+
+    They are meant to be used as a whole. Raises InputError for an unknown data set.
+    """
+    check_name(spec)
+    name = parse(origin(spec)).name
+    return {} if ":" in name else dict(plugins.constant("data", name, "TUNED") or {})
+
+
 def check_name(spec: str) -> None:
     """Raise InputError for an unknown data set. Where the spec is the path of a folder, the message says what to write."""
     known = plugins.names("data")

@@ -11,7 +11,7 @@ from typing import Any
 
 from robustcls.core.config import resolve
 from robustcls.core.errors import InputError
-from robustcls.data import origin, parse, recipe
+from robustcls.data import origin, parse, recipe, tuned_recipe
 from robustcls.data.spec import check_named_by_file
 from robustcls.models.checkpoint import is_checkpoint
 from robustcls.models.transfer import IMAGENET
@@ -24,17 +24,23 @@ SMALLEST = 8  # images per batch; with fewer, BatchNorm statistics are mostly no
 USUAL = 128  # the batch size that a learning rate is meant for, where no recipe names one
 FINE_TUNING = 0.1  # factor on the learning rate when all weights start from trained values
 ADAMW = 0.01  # factor on the learning rate of SGD
+# Options with which, as with its own, a tuned recipe is not the one that was measured.
+NOT_TUNED = {"objective", "step", "init", "norm", "unlabelled"}
 
 
 def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
     """Combine the options by precedence: defaults < recipe of the data set < checkpoint of `init` < file < options.
 
-    A recipe's radius is used only with the recipe's norm. Raises InputError for options that do not go together.
+    A recipe's radius is used only with the recipe's norm. The tuned recipe of a data set is used as a whole, if none of its
+    options is chosen. Raises InputError for options that do not go together.
     """
     options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
     taken = of_checkpoint({**file, **options})
     chosen = {**taken, **file, **options}
     defaults = recipe_of(chosen.get("data"))
+    tuned = tuned_of(chosen.get("data"))
+    if not (tuned.keys() | NOT_TUNED) & chosen.keys():
+        defaults |= tuned
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
     config = resolve(TrainConfig, defaults, taken, file, options)
@@ -79,6 +85,11 @@ def of_checkpoint(options: Mapping[str, Any]) -> dict[str, Any]:
 def recipe_of(data: str | None) -> dict[str, Any]:
     """The recipe of a data set: its default options. Empty for images that are Python objects."""
     return {} if data == PYTHON else recipe(data or "digits")
+
+
+def tuned_of(data: str | None) -> dict[str, Any]:
+    """The tuned recipe of a data set; empty where there is none."""
+    return {} if data == PYTHON else tuned_recipe(data or "digits")
 
 
 def assumed(config: TrainConfig, given: Container[str], *, mirrors: bool) -> str:
