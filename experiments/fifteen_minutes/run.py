@@ -34,7 +34,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "widest": {"arch": "vgg16(width=0.5)"},
     "resnet7": {"arch": RESNET7},
     "tuned": {"arch": RESNET7, "optimizer": "muon"},
-    "tuned_eps_11": {"arch": RESNET7, "optimizer": "muon", "eps": "11/255"},
+    "tuned_eps_12": {"arch": RESNET7, "optimizer": "muon", "eps": "12/255"},
+    "tuned_eps_15": {"arch": RESNET7, "optimizer": "muon", "eps": "15/255"},
     "resnet": {"arch": "preact_resnet18(width=0.25)"},
     "lr_0.2": {"lr": 0.2},
     "lr_0.05": {"lr": 0.05},
@@ -49,7 +50,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "fgsm": {"adv": "fgsm", "on_collapse": "ignore"},
 }
 # Of changes that alter the cost of an image; not in here yet: wider, widest, resnet, alp, pgd_2.
-EPOCHS = {"silu": 35, "muon": 36, "muon_silu": 32}
+EPOCHS = {
+    "silu": 35, "muon": 36, "muon_silu": 32, "resnet7": 26, "tuned": 23, "tuned_eps_12": 23, "tuned_eps_15": 23,
+}  # fmt: skip
 TINY = {
     "data": "digits(size=8)", "eps": "0.1", "batch_size": 64, "val_n": 40, "augment": "none", "limit_train": 300, "epochs": 4,
 }  # fmt: skip
