@@ -162,6 +162,7 @@ def describe(run) -> str:
     about = f" ({run.train.note})" if run.train.note else ""
     how = [config.objective]
     how += [] if config.makes_examples else [f"attack {config.adv}"]
+    how += [f"with radius {config.train_eps}"] if config.train_eps else []
     how += [f"radius growing over {config.eps_ramp} of the run"] if config.eps_ramp else []
     how += [] if config.step == "once" else [f"step {config.step}"]
     grey = config.is_adversarial and run.threat.reaches_grey(model.input_size)

@@ -79,6 +79,12 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         metavar="SPEC",
         group="Attack",
     )
+    train_eps: str | None = option(
+        None,
+        "Radius of the inner attack, if it is another one than --eps, such as 12/255: a larger one costs clean accuracy.",
+        metavar="EPS",
+        group="Attack",
+    )
     eps_ramp: str | None = option(
         None,
         "Increase the radius during the run: with 0.15-0.3, train on clean images for the first 15% of the run, and with the "
@@ -215,6 +221,11 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         if self.val_attack == "none" and self.on_collapse == "rollback":
             raise InputError('`on_collapse="rollback"` needs robust validation accuracy: leave out `val_attack="none"`')
         self._check_unlabelled()
+        if self.train_eps is not None and not self.is_adversarial:
+            raise InputError(
+                f"`train_eps={self.train_eps}` is the radius of an attack, and this run has none: give `adv`, or leave out "
+                "`train_eps`"
+            )
         if self.eps_ramp is not None:
             parse_ramp(self.eps_ramp)
             if not self.is_adversarial:

@@ -69,6 +69,12 @@ class Run:
         self.train, self.val = train.to(self.device), val.to(self.device)
         size = tuple(train.pixels.shape[1:])
         self.threat.check_fits(size)
+        inner = self.threat  # of the inner attack; self.threat is that of validation and of the checkpoint
+        if config.train_eps is not None:
+            inner = ThreatModel(config.norm, parse_eps(config.train_eps))  # type: ignore[arg-type]
+            inner.check_fits(size)
+            if inner.eps == 0:
+                raise InputError('`train_eps=0` is training without an attack: give `adv="none"`')
         self.mixed = None if unlabelled is None else self._mixed(unlabelled.to(self.device))
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self._check_batch_size()
@@ -85,7 +91,7 @@ class Run:
         self.state = TrainState(
             config,
             model.to(self.device).to(memory_format=torch.channels_last),
-            self.threat,
+            inner,
             num_batches=self.mixed.num_batches(self.batch_size)
             if self.mixed
             else num_batches(train, self.batch_size, drop_last=True),

@@ -97,7 +97,9 @@ class TrainState:
         loss = self.step(self, x, y)  # such as `once`: gradient, then update
         if self.average:
             self.average.after_update(self.model)
-        self.meter.add(loss, y, self.batch, whole=self.threat is self.full_threat)
+        # Robust accuracy on training images is compared with that of validation, so only at its radius.
+        whole = self.threat is self.full_threat and not self.config.train_eps
+        self.meter.add(loss, y, self.batch, whole=whole)
         self.batch += 1
         return loss
 

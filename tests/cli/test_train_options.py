@@ -214,7 +214,7 @@ VALUES = {
     "adv": "fgsm", "objective": "trades(beta=2.0)",
     "step": "awp(gamma=0.01)", "epochs": 17, "optimizer": "adamw", "lr": 0.003, "backbone_lr": 0.5, "momentum": 0.8,
     "weight_decay": 0.01, "schedule": "cosine", "clip": 2.0, "accumulate": 4, "augment": "cutmix+cutout", "ema": 0.9,
-    "unlabelled": "folder:new", "unlabelled_share": 0.75, "pseudo_labels": "labels.npz", "eps_ramp": "0.2-0.4",
+    "unlabelled": "folder:new", "unlabelled_share": 0.75, "pseudo_labels": "labels.npz", "eps_ramp": "0.2-0.4", "train_eps": "0.3",
     "swa": 0.7, "limit_train": 1234, "val_n": 321, "val_every": 3, "val_attack": "pgd(steps=3)", "patience": 6,
     "on_collapse": "rollback", "save_every": 50, "compile": True, "cuda_graphs": True, "deterministic": True,
     "minutes": 2.5, "mean": "0.4,0.5,0.6", "std": "0.2",

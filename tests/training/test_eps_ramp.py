@@ -107,3 +107,45 @@ def test_a_loss_that_rises_with_the_radius_is_no_warning(ramp, losses, warned, m
         epochs += [number] if "the training loss rose" in _warn(run) else []
     assert epochs == warned
     assert bool(first_rise(run.state.settled_epochs)) == bool(warned)  # for the end of the run
+
+
+def test_training_may_have_a_radius_of_its_own(make_run):
+    wide, own = (
+        make_run("wide", **FLAT, eps="0.3", adv="fgsm"),
+        make_run("own", **FLAT, eps=EPS, train_eps="0.3", adv="fgsm"),
+    )
+    assert (own.threat.eps, own.state.full_threat.eps) == (EPS, 0.3)
+    x, y = first_batch(wide)
+    for run in (wide, own):
+        run.state.seed(3)
+        run.state.train_mode()
+        run.state.train_step(x, y)
+        run.state.meter.seconds = 1.0
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(values_of(r.state.model).values() for r in (wide, own)), strict=True)
+    ), "the weights are those of training at this radius"
+    robust = [run.state.meter.means(run.world)["train_robust"] for run in (wide, own)]
+    assert robust[0] is not None
+    assert robust[1] is None, "it would not be comparable with robust accuracy in validation"
+
+
+def test_the_radius_of_training_grows_too(make_run):
+    run = make_run(**{**RAMP, "train_eps": "0.2"}, adv="fgsm")
+    total = run.config.epochs * run.state.num_batches
+    for share, expected in ((0.1, 0.0), (0.4, 0.1), (0.6, 0.2), (0.99, 0.2)):
+        assert at(run, share).threat.eps == pytest.approx(expected, abs=0.3 / total / 0.4), share
+    assert run.threat.eps == EPS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train_eps": "0"}, "training without an attack"),
+        ({"train_eps": "12"}, "eps"),
+        ({"train_eps": "a"}, "is not a radius"),
+        ({"train_eps": "0.1", "adv": "none"}, "this run has none"),
+    ],
+)
+def test_a_wrong_radius_of_training_is_refused(options, said, make_run):
+    with pytest.raises(InputError, match=said):
+        make_run(**{**FLAT, "eps": EPS, "adv": "fgsm"} | options)
