@@ -58,6 +58,20 @@ def table(results: dict[str, Any]) -> str:
     return markdown(head, lines)
 
 
+def about(results: dict[str, Any]) -> str:
+    """Return a sentence on the images, the threat model and the devices of all rows."""
+    rows = results["rows"]
+    images, threats, devices = (
+        ", ".join(sorted(found))
+        for found in (
+            {f"{row['robust']['total']:,}" for row in rows},
+            {row["threat"] for row in rows},
+            {row["device"].split(",")[0] for row in rows},
+        )
+    )
+    return f"{images} test images, {threats}; {devices}."
+
+
 if __name__ == "__main__":
     found = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)
-    print(table(found) if found["rows"] else "Not measured yet.")
+    print(f"{table(found)}\n\n{about(found)}" if found["rows"] else "Not measured yet.")

@@ -25,7 +25,7 @@ USUAL = 128  # the batch size that a learning rate is meant for, where no recipe
 FINE_TUNING = 0.1  # factor on the learning rate when all weights start from trained values
 ADAMW = 0.01  # factor on the learning rate of SGD
 # Options with which, as with its own, a tuned recipe is not the one that was measured.
-NOT_TUNED = {"objective", "step", "init", "norm", "unlabelled"}
+NOT_TUNED = {"objective", "step", "init", "norm", "eps", "unlabelled"}
 
 
 def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:

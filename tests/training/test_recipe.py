@@ -84,19 +84,20 @@ def test_rollback_needs_robust_accuracy():
         TrainConfig(val_attack="none", on_collapse="rollback")
 
 
-TUNED = ("resnet7(activation='silu')", "n_fgsm", "0.15-0.3", "muon")
-PLAIN = ("vgg16", "pgd(steps=7)", None, "sgd")
+TUNED = ("resnet7(activation='silu')", "n_fgsm", "12/255", "0.15-0.3", "muon")
+PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({}, TUNED),
-        ({"minutes": 15.0, "eps": "4/255", "seed": 3, "lr": 0.05, "augment": "none"}, TUNED),
+        ({"minutes": 15.0, "seed": 3, "lr": 0.05, "augment": "none"}, TUNED),
         ({"arch": "vgg16"}, PLAIN),
         ({"optimizer": "sgd"}, PLAIN),
+        ({"eps": "4/255"}, PLAIN),
         ({"adv": "pgd(steps=7)"}, PLAIN),
-        ({"adv": "none"}, ("vgg16", "none", None, "sgd")),
+        ({"adv": "none"}, ("vgg16", "none", None, None, "sgd")),
         ({"objective": "trades"}, PLAIN),
         ({"norm": "l2", "eps": "0.5"}, PLAIN),
     ],
@@ -105,7 +106,7 @@ PLAIN = ("vgg16", "pgd(steps=7)", None, "sgd")
 def test_a_tuned_recipe_is_used_as_a_whole_or_not_at_all(data, options, expected):
     for layers in (({"data": data} | options, None), ({"data": data}, options), (options, {"data": data})):
         config = configure(*layers)
-        assert (config.arch, config.adv, config.eps_ramp, config.optimizer) == expected
+        assert (config.arch, config.adv, config.train_eps, config.eps_ramp, config.optimizer) == expected
     again = {key: value for key, value in vars(config).items() if value is not None and key != "minutes"}
     config.minutes = 0.0
     assert vars(configure({}, again)) == vars(config), "a written configuration makes the same run"

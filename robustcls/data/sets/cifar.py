@@ -11,7 +11,13 @@ from robustcls.data.images import Images, check_split
 __all__ = ["cifar10", "cifar100"]
 
 # The recipe for fifteen minutes of two CPU cores, measured on CIFAR-10: experiments/fifteen_minutes.
-TUNED = {"arch": "resnet7(activation='silu')", "adv": "n_fgsm", "eps_ramp": "0.15-0.3", "optimizer": "muon"}
+TUNED = {
+    "arch": "resnet7(activation='silu')",
+    "adv": "n_fgsm",
+    "train_eps": "12/255",
+    "eps_ramp": "0.15-0.3",
+    "optimizer": "muon",
+}
 
 
 def cifar10(split: str, *, data_dir: str | None = None) -> Images:
