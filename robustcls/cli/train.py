@@ -142,7 +142,7 @@ def estimate(run) -> str:
         f"parameters      {cost.parameters:,}, {cost.trained:,} of them trained",
         f"forward         {cost.forward_flops / 1e6:,.1f} MFLOP per image",
         f"update          {cost.update_flops / 1e6:,.1f} MFLOP per image, attack included",
-        f"speed           {cost.images_per_second:,.3g} img/s, median of {cost.timed} updates",
+        f"speed           {cost.images_per_second:,.0f} img/s, median of {cost.timed} updates",
         f"epoch           {duration(cost.epoch_seconds)}, of which validation {duration(cost.val_seconds)}{often}",
         f"run             {duration(whole)}, {run.config.epochs} epochs",
         f"peak memory     {cost.peak_memory_mb:,.0f} MB",
