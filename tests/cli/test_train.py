@@ -162,7 +162,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 def fake_run(**options):
     config = SimpleNamespace(
         data="folder:/home/somebody/data sets/retina photographs of 2024", arch="mylab.networks:wide_resnet(depth=34)",
-        step="free(replays=4)", eps_ramp=None, objective="adversarial",
+        step="free(replays=4)", eps_ramp=None, train_eps=None, objective="adversarial",
         adv="pgd(steps=10, step_size=0.00784313725490196, restarts=2)", epochs=300, quiet=False,
         val_n=2000, makes_examples=False, is_adversarial=True,
     )  # fmt: skip

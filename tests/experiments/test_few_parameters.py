@@ -60,7 +60,9 @@ def test_the_table_pairs_each_seed_with_all_weights():
 
 
 def test_what_a_dry_run_says_is_read(monkeypatch):
-    said = 'tune = "lora"\n# parameters      147,738, 15,184 of them trained\n# speed           1,520 img/s, median of 3\n'
+    said = (
+        'tune = "lora"\n# parameters      147,738, 15,184 of them trained\n# speed           1,520 img/s, median of 3\n'
+    )
     said += "# peak memory     719 MB\n"
     monkeypatch.setattr(run, "command", lambda *_, **__: said)
     assert run.measured([]) == {"parameters": 147738, "images_per_second": 1520, "peak_memory_mb": 719}
