@@ -313,7 +313,7 @@ def _agreed(network: Network, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     if logits.shape != expected.shape or (logits - expected).abs().amax() > AGREES * expected.abs().amax():
         raise InputError(
             f"{type(model).__name__} is no plain network: its layers, one after another, do not give its logits; perhaps it is "
-            "random, has hooks, or overwrites its own values; `sigma` certifies any model that was trained with noise"
+            "random, or overwrites its own values; `sigma` certifies any model that was trained with noise"
         )
     return logits
 

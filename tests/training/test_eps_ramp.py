@@ -22,6 +22,17 @@ def at(run, share):
     return state
 
 
+def equal_after_an_update(*runs):
+    """Train each of two runs on one batch, and return whether their weights are equal."""
+    x, y = first_batch(runs[0])
+    for run in runs:
+        run.state.seed(3)
+        run.state.train_mode()
+        run.state.train_step(x, y)
+        run.state.meter.seconds = 1.0
+    return all(torch.equal(a, b) for a, b in zip(*(values_of(r.state.model).values() for r in runs), strict=True))
+
+
 def test_radius_by_share(make_run):
     run = make_run(**RAMP, adv="fgsm")
     total = run.config.epochs * run.state.num_batches
@@ -45,19 +56,11 @@ def test_the_attacks_step_shrinks_with_the_radius(adv, reach, make_run):
 def test_before_it_grows_training_is_clean_training(make_run):
     """The weights are equal bit for bit, and robust accuracy on training images is not measured."""
     grown, clean = make_run(**RAMP, adv="pgd"), make_run(**{**RAMP, "eps_ramp": None}, adv="none", objective="standard")
-    x, y = first_batch(grown)
-    for run in (grown, clean):
-        run.state.seed(3)
-        run.state.train_mode()
-        run.state.train_step(x, y)
-        run.state.meter.seconds = 1.0
-    assert all(
-        torch.equal(a, b) for a, b in zip(*(values_of(r.state.model).values() for r in (grown, clean)), strict=True)
-    )
+    assert equal_after_an_update(grown, clean)
     assert grown.state.meter.means(grown.world)["train_robust"] is None
     state = at(grown, 0.7)
     state.meter.reset()
-    state.train_step(x, y)
+    state.train_step(*first_batch(grown))
     state.meter.seconds = 1.0
     assert state.meter.means(grown.world)["train_robust"] is not None
 
@@ -115,15 +118,7 @@ def test_training_may_have_a_radius_of_its_own(make_run):
         make_run("own", **FLAT, eps=EPS, train_eps="0.3", adv="fgsm"),
     )
     assert (own.threat.eps, own.state.full_threat.eps) == (EPS, 0.3)
-    x, y = first_batch(wide)
-    for run in (wide, own):
-        run.state.seed(3)
-        run.state.train_mode()
-        run.state.train_step(x, y)
-        run.state.meter.seconds = 1.0
-    assert all(
-        torch.equal(a, b) for a, b in zip(*(values_of(r.state.model).values() for r in (wide, own)), strict=True)
-    ), "the weights are those of training at this radius"
+    assert equal_after_an_update(wide, own), "the weights are those of training at this radius"
     robust = [run.state.meter.means(run.world)["train_robust"] for run in (wide, own)]
     assert robust[0] is not None
     assert robust[1] is None, "it would not be comparable with robust accuracy in validation"

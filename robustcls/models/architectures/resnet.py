@@ -73,9 +73,9 @@ def resnet7(
     width: float = 1.0,
     activation: Literal["relu", "silu", "softplus"] = "relu",
 ) -> nn.Module:
-    """Six convolutions in three stages of 64, 128 and 256 channels, and one linear layer: much accuracy in minutes of a CPU.
+    """Six convolutions in three stages of 64, 128 and 256 channels, and one linear layer, for training on CPUs.
 
-    The first convolution halves the resolution, so that no layer works on the full image, which on a CPU is bound by memory.
+    The first convolution halves the resolution, so that no other layer works on the full image.
     Each stage is a convolution and a residual one; max pooling is between stages. width multiplies the channels.
     """
     widths = widen((64, 128, 256), width)
