@@ -89,6 +89,7 @@ def _measure(candidate: Candidate, data: Data) -> Contender:
             save_best(run)
             saving = time.perf_counter() - began
             cost = measure_cost(run, TIMED_SECONDS)
+            run.config.val_every = candidate.config.val_every  # the rehearsal set it for another number of epochs
             return Contender(
                 candidate.name, _options_of(run.config), cost.parameters, cost.forward_flops / 1e6, run.images_per_batch,
                 run.state.num_batches, setup, cost.epoch_seconds + saving, cost.val_seconds,

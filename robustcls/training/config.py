@@ -156,8 +156,8 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
     val_n: int = option(500, "Number of validation images, held out of the training set.", group="Data")
     val_every: int | None = option(
         None,
-        "Validate every N epochs, and after the last one.  [default: every epoch; with --minutes, so rarely that "
-        "validation takes about a tenth of the training time]",
+        "Validate every N epochs, and after the last one.  [default: as often as takes at most about a tenth of the "
+        "training, but four times in a run]",
         metavar="N",
         group="Data",
     )

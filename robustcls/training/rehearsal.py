@@ -4,7 +4,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from robustcls.training.state import TrainState, own_random
 
 TIMED = 3  # updates that are timed
 VALIDATION = 0.1  # of the training time: what validation may cost where `val_every` is not given
-VALIDATIONS = 5  # validations in a run that are kept even where they cost more than that
+VALIDATIONS = 4  # validations in a run that are kept even where they cost more than that
 
 
 @contextmanager
@@ -36,18 +36,37 @@ def as_it_was(state: TrainState) -> Iterator[None]:
 
 
 def rehearse(run: Run) -> None:
-    """Train, attack and validate once on a few images, then restore the state: errors appear before anything is written."""
+    """Train, attack and validate once on a few images, then restore the state: errors appear before anything is written.
+
+    Sets `val_every` where it is not given, by counted operations, so that equal runs are validated in the same epochs.
+    """
     state = run.state
     x, y = choose(run.train, 2 * run.config.accumulate).batch()
     if run.config.without_labels:
         y[1::2] = UNLABELLED
-    with as_it_was(state), uncompiled():
+    with as_it_was(state), uncompiled(), FlopCounter() as update:
         state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # after every warm-up
         state.seed(run.config.seed)
         state.train_mode()
         state.train_step(*run.augment(x, y, state.generator))
-    with own_random(run.device):
-        run.validate(2)
+    tried = min(2, len(run.val))
+    with own_random(run.device), FlopCounter() as validation:
+        run.validate(tried)
+    if run.config.val_every is None and not run.config.minutes:
+        training = update.total / len(x) * state.num_batches * run.images_per_batch
+        validating = validation.total / tried * min(run.config.val_n, len(run.val))
+        share = validating / training if training else 0.0
+        run.config.val_every = seldom(share, run.config.patience, lambda _: run.config.epochs)
+
+
+def seldom(share: float, patience: int, epochs: Callable[[int], int]) -> int:
+    """Return a `val_every` with which validation costs at most the fraction VALIDATION of training.
+
+    It is smaller where fewer than VALIDATIONS validations would be left, or none within `patience` epochs. share: cost of one
+    validation as a fraction of the training of an epoch. epochs: number of epochs of the run for a value of `val_every`.
+    """
+    every = max(1, math.ceil(share / VALIDATION))
+    return max(1, min(every, epochs(every) // VALIDATIONS, patience or every))
 
 
 @dataclass(frozen=True)
@@ -118,8 +137,7 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
 def fit_epochs(run: Run, began: float) -> None:
     """Set the number of epochs so that training and validation fit in what is left of config.minutes; at least one epoch.
 
-    Where `val_every` is not given, it becomes the smallest value with which validation takes at most the fraction VALIDATION of
-    the training time, but small enough for VALIDATIONS validations. All processes must call it.
+    Where `val_every` is not given, it is set by measured time. All processes must call it.
 
     began: time.perf_counter() at the start. Reading the data, compiling and this measurement count as part of the time.
     """
@@ -131,7 +149,6 @@ def fit_epochs(run: Run, began: float) -> None:
 
     every = run.config.val_every
     if every is None:
-        every = max(1, math.ceil(cost.val_seconds / (VALIDATION * training)))
-        every = max(1, min(every, epochs(every) // VALIDATIONS))
+        every = seldom(cost.val_seconds / training, run.config.patience, epochs)
     run.config.epochs, run.config.val_every = run.world.gather((epochs(every), every))[0]
     run.config.minutes = 0.0  # so that the written configuration reproduces this run

@@ -82,6 +82,7 @@ def test_a_dry_run_prints_the_configuration_that_config_takes_back(flags, cli, t
     (tmp_path / "printed.toml").write_text(result.out, encoding="utf-8")
     expected = configure({**tiny, **numbers, **flags}, {})
     adapt(expected, {"batch_size", *flags}, images=96, batch_size=32)
+    expected.val_every = 1  # set by the rehearsal
     assert configure({}, read_toml(tmp_path / "printed.toml")) == expected
     lines = result.out.splitlines()
     comments = [line for line in lines if line.startswith("#")]

@@ -36,7 +36,7 @@ def test_minutes_become_the_epochs_that_fit(make_run, monkeypatch):
         (2.0, None, 33, 3),  # training takes 3.3 s, validation 0.9 s every third epoch
         (2.0, 1, 28, 1),
         (2.0, 9, 35, 9),
-        (0.5, None, 7, 1),  # at least five of 7 or 8 epochs are validated, so all are
+        (0.5, None, 7, 2),  # four validations: of epochs 2, 4, 6 and 7
         (0.01, None, 1, 1),
     ],
 )
@@ -48,6 +48,26 @@ def test_validation_takes_a_tenth_unless_it_is_given(minutes, given, epochs, eve
     monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
     fit_epochs(run, clock.now)
     assert (run.config.epochs, run.config.val_every) == (epochs, every)
+
+
+@pytest.mark.parametrize(
+    ("options", "every"),
+    [
+        # 160 training and 40 validation images. PGD-2 is 7 passes over an image in training, and 10 in validation: 400 / 1120
+        ({}, 4),
+        ({"epochs": 12}, 3),  # four validations
+        ({"epochs": 3}, 1),
+        ({"patience": 2}, 2),
+        ({"val_every": 1}, 1),
+        ({"val_n": 4}, 1),
+        ({"val_attack": "none"}, 1),  # 2 passes: 80 / 1120
+        ({"adv": "none"}, 9),  # 3 passes: 400 / 480
+    ],
+)
+def test_validation_takes_at_most_a_tenth_of_the_operations(options, every, make_run):
+    run = make_run(**{"epochs": 40, **options})
+    rehearse(run)
+    assert run.config.val_every == every
 
 
 @pytest.mark.parametrize(
