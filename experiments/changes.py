@@ -127,11 +127,14 @@ class Study:
         return {name: statistics.median(found) for name, found in rates.items()}
 
     def table(self, results: dict[str, Any]) -> str:
-        """Return one row per change: accuracy on the test images by seed, and the paired difference to the base recipe."""
+        """Return one row per change: accuracy on the test images by seed, and the paired difference to the base recipe.
+
+        Rows that are not changes of this study, such as shorter runs of other recipes, come last, under their own names.
+        """
         rows = {(row["row"], row["seed"]): row for row in results["rows"]}
         rates = results.get("costs", {})
         lines = []
-        for name, change in self.changes.items():
+        for name in dict.fromkeys([*self.changes, *(name for name, _ in rows)]):
             seeds = sorted(seed for one, seed in rows if one == name)
             if not seeds:
                 continue
@@ -140,7 +143,8 @@ class Study:
             more = [percent(rows[name, seed]["robust"]) - percent(rows["base", seed]["robust"]) for seed in paired]
             epochs = "/".join(str(count) for count in sorted({rows[name, seed]["epochs"]["run"] for seed in seeds}))
             rate = f"{rates[name] / rates['base']:.2f}" if name in rates and "base" in rates else ""
-            lines.append([change.words, epochs, rate, by_seed(clean), by_seed(robust), difference_by_seed(more)])
+            words = self.changes[name].words if name in self.changes else name
+            lines.append([words, epochs, rate, by_seed(clean), by_seed(robust), difference_by_seed(more)])
         head = ["Change", "Epochs", "Speed", "Clean %", "Robust %, `fast`", "To `base.toml`, points"]
         return markdown(head, lines)
 
