@@ -35,7 +35,7 @@ def recipe(spec: str) -> dict[str, Any]:
 def tuned_recipe(spec: str) -> dict[str, Any]:
     """Return the options that were measured together for a data set, TUNED of its file; empty if there are none.
 
-    They are meant to be used as a whole. Raises InputError for an unknown data set.
+    Raises InputError for an unknown data set.
     """
     check_name(spec)
     name = parse(origin(spec)).name

@@ -24,23 +24,24 @@ SMALLEST = 8  # images per batch; with fewer, BatchNorm statistics are mostly no
 USUAL = 128  # the batch size that a learning rate is meant for, where no recipe names one
 FINE_TUNING = 0.1  # factor on the learning rate when all weights start from trained values
 ADAMW = 0.01  # factor on the learning rate of SGD
-# Options with which, as with its own, a tuned recipe is not the one that was measured.
-NOT_TUNED = {"objective", "step", "init", "norm", "eps", "unlabelled"}
+# Options with which a tuned recipe is no longer the one that was measured.
+NOT_TUNED = {
+    "arch", "objective", "adv", "train_eps", "eps_ramp", "step", "optimizer", "init", "norm", "eps", "unlabelled"
+}  # fmt: skip
 
 
 def configure(options: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
     """Combine the options by precedence: defaults < recipe of the data set < checkpoint of `init` < file < options.
 
-    A recipe's radius is used only with the recipe's norm. The tuned recipe of a data set is used as a whole, if none of its
-    options is chosen. Raises InputError for options that do not go together.
+    A recipe's radius is used only with the recipe's norm. The tuned recipe of a data set is used only if none of the options
+    NOT_TUNED is chosen. Raises InputError for options that do not go together.
     """
     options, file = ({k: v for k, v in layer.items() if v is not None} for layer in (options, file or {}))
     taken = of_checkpoint({**file, **options})
     chosen = {**taken, **file, **options}
     defaults = recipe_of(chosen.get("data"))
-    tuned = tuned_of(chosen.get("data"))
-    if not (tuned.keys() | NOT_TUNED) & chosen.keys():
-        defaults |= tuned
+    if not NOT_TUNED & chosen.keys():
+        defaults |= tuned_of(chosen.get("data"))
     if chosen.get("norm") not in (None, defaults.get("norm")):
         defaults.pop("eps", None)
     config = resolve(TrainConfig, defaults, taken, file, options)

@@ -84,20 +84,20 @@ def test_rollback_needs_robust_accuracy():
         TrainConfig(val_attack="none", on_collapse="rollback")
 
 
-TUNED = ("resnet7(activation='silu')", "n_fgsm", "12/255", "0.15-0.3", "muon")
-PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd")
+TUNED = ("resnet7(width=1.75, activation='silu')", "n_fgsm", "12/255", "0.15-0.3", "muon", 0.2, "crop_flip(pad=1)")
+PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd", 0.1, "crop_flip")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({}, TUNED),
-        ({"minutes": 15.0, "seed": 3, "lr": 0.05, "augment": "none"}, TUNED),
+        ({"minutes": 15.0, "seed": 3, "lr": 0.05, "augment": "none"}, (*TUNED[:-2], 0.05, "none")),
         ({"arch": "vgg16"}, PLAIN),
         ({"optimizer": "sgd"}, PLAIN),
         ({"eps": "4/255"}, PLAIN),
         ({"adv": "pgd(steps=7)"}, PLAIN),
-        ({"adv": "none"}, ("vgg16", "none", None, None, "sgd")),
+        ({"adv": "none"}, ("vgg16", "none", *PLAIN[2:])),
         ({"objective": "trades"}, PLAIN),
         ({"norm": "l2", "eps": "0.5"}, PLAIN),
     ],
@@ -106,7 +106,8 @@ PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd")
 def test_a_tuned_recipe_is_used_as_a_whole_or_not_at_all(data, options, expected):
     for layers in (({"data": data} | options, None), ({"data": data}, options), (options, {"data": data})):
         config = configure(*layers)
-        assert (config.arch, config.adv, config.train_eps, config.eps_ramp, config.optimizer) == expected
+        of_recipe = config.arch, config.adv, config.train_eps, config.eps_ramp, config.optimizer, config.lr, config.augment
+        assert of_recipe == expected
     again = {key: value for key, value in vars(config).items() if value is not None and key != "minutes"}
     config.minutes = 0.0
     assert vars(configure({}, again)) == vars(config), "a written configuration makes the same run"
