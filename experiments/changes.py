@@ -1,6 +1,6 @@
 """Studies of a recipe: it is trained with one change each and several seeds, and the models are attacked.
 
-A study is a folder of experiments/ with a base.toml, a run.py that declares the changes, and a table.py that prints the results.
+A study is a folder of experiments/: base.toml, a run.py that declares the changes, and a table.py that prints the results.
 """
 
 import argparse

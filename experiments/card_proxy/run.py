@@ -4,8 +4,9 @@ python -m experiments.card_proxy.run --data folder:cifar                       #
 python -m experiments.card_proxy.run --data folder:cifar --rows base ema --seeds 0
 python -m experiments.card_proxy.run --tiny --rows base ema --seeds 0 --out tiny.json            # seconds, on the digits
 
-The epoch with the best validation accuracy is evaluated, with `fast` on all test images. Runs are kept in --work; an interrupted
-run is resumed. The results are written to --out, one row per run. The number of epochs is the same for all, not the time.
+The epoch with the best validation accuracy is evaluated, with `fast` on all test images. Runs are kept in --work; an
+interrupted run is resumed. The results are written to --out, one row per run. All rows have the same number of epochs, not the
+same time.
 """
 
 from experiments.changes import Change, Study

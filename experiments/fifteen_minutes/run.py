@@ -36,12 +36,14 @@ CHANGES = {
     "tuned": Change("ResNet7, SiLU and Muon", {"arch": RESNET7, "optimizer": "muon"}, epochs=23),
     "tuned_eps_12": Change("ResNet7, SiLU, Muon, trained at 12/255", TUNED, epochs=23),
     "tuned_eps_15": Change("ResNet7, SiLU, Muon, trained at 15/255", TUNED | {"train_eps": "15/255"}, epochs=23),
-    "wide_tuned": Change("ResNet7 of width 1.75, SiLU, Muon, trained at 12/255", WIDE, epochs=8),
+    "wide_tuned": Change("wide ResNet7 (1.75), SiLU, Muon, trained at 12/255", WIDE, epochs=8),
     "wide_tuned_crop_1": Change(
-        "the same, with shifts of 1 pixel at most", WIDE | {"augment": "crop_flip(pad=1)"}, epochs=8
+        "wide ResNet7, SiLU, Muon, trained at 12/255, shifts of 1 pixel",
+        WIDE | {"augment": "crop_flip(pad=1)"},
+        epochs=8,
     ),
     "best": Change(
-        "the same, with label smoothing 0.3 and learning rate 0.2",
+        "wide ResNet7, SiLU, Muon, trained at 12/255, shifts of 1 pixel, label smoothing 0.3, learning rate 0.2",
         WIDE | {"augment": "crop_flip(pad=1)", "lr": 0.2, "objective": "adversarial(label_smoothing=0.3)"},
         epochs=8,
     ),

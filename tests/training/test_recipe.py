@@ -106,7 +106,15 @@ PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd", 0.1, "crop_flip")
 def test_a_tuned_recipe_is_used_as_a_whole_or_not_at_all(data, options, expected):
     for layers in (({"data": data} | options, None), ({"data": data}, options), (options, {"data": data})):
         config = configure(*layers)
-        of_recipe = config.arch, config.adv, config.train_eps, config.eps_ramp, config.optimizer, config.lr, config.augment
+        of_recipe = (
+            config.arch,
+            config.adv,
+            config.train_eps,
+            config.eps_ramp,
+            config.optimizer,
+            config.lr,
+            config.augment,
+        )
         assert of_recipe == expected
     again = {key: value for key, value in vars(config).items() if value is not None and key != "minutes"}
     config.minutes = 0.0
