@@ -56,10 +56,10 @@ def rehearse(run: Run) -> None:
         training = update.total / len(x) * state.num_batches * run.images_per_batch
         validating = validation.total / tried * min(run.config.val_n, len(run.val))
         share = validating / training if training else 0.0
-        run.config.val_every = seldom(share, run.config.patience, lambda _: run.config.epochs)
+        run.config.val_every = validation_interval(share, run.config.patience, lambda _: run.config.epochs)
 
 
-def seldom(share: float, patience: int, epochs: Callable[[int], int]) -> int:
+def validation_interval(share: float, patience: int, epochs: Callable[[int], int]) -> int:
     """Return a `val_every` with which validation costs at most the fraction VALIDATION of training.
 
     It is smaller where fewer than VALIDATIONS validations would be left, or none within `patience` epochs. share: cost of one
@@ -149,6 +149,6 @@ def fit_epochs(run: Run, began: float) -> None:
 
     every = run.config.val_every
     if every is None:
-        every = seldom(cost.val_seconds / training, run.config.patience, epochs)
+        every = validation_interval(cost.val_seconds / training, run.config.patience, epochs)
     run.config.epochs, run.config.val_every = run.world.gather((epochs(every), every))[0]
     run.config.minutes = 0.0  # so that the written configuration reproduces this run

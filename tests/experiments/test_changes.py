@@ -7,6 +7,7 @@ import pytest
 
 from experiments.card_proxy.run import STUDY as CARD
 from experiments.fifteen_minutes.run import STUDY as FIFTEEN
+from robustcls.data import tuned_recipe
 from robustcls.training.config import TrainConfig
 
 ROWS = [(study, name) for study in (FIFTEEN, CARD) for name in study.changes]
@@ -24,6 +25,13 @@ def test_each_row_is_the_base_recipe_with_one_change(study, name):
     assert config.is_adversarial
     differ = {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
     assert differ - {"epochs"} == {key.replace("_", "-") for key in study.changes[name].options}
+
+
+def test_the_best_row_is_the_tuned_recipe():
+    best = flags(FIFTEEN, "best")
+    assert {key: str(value) for key, value in tuned_recipe("cifar10").items()} == {
+        key: best[key.replace("_", "-")] for key in tuned_recipe("cifar10")
+    }
 
 
 def parsed(value):

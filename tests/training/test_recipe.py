@@ -84,6 +84,7 @@ def test_rollback_needs_robust_accuracy():
         TrainConfig(val_attack="none", on_collapse="rollback")
 
 
+OF_RECIPE = ("arch", "adv", "train_eps", "eps_ramp", "optimizer", "lr", "augment")
 TUNED = ("resnet7(width=1.75, activation='silu')", "n_fgsm", "12/255", "0.15-0.3", "muon", 0.2, "crop_flip(pad=1)")
 PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd", 0.1, "crop_flip")
 
@@ -106,16 +107,7 @@ PLAIN = ("vgg16", "pgd(steps=7)", None, None, "sgd", 0.1, "crop_flip")
 def test_a_tuned_recipe_is_used_as_a_whole_or_not_at_all(data, options, expected):
     for layers in (({"data": data} | options, None), ({"data": data}, options), (options, {"data": data})):
         config = configure(*layers)
-        of_recipe = (
-            config.arch,
-            config.adv,
-            config.train_eps,
-            config.eps_ramp,
-            config.optimizer,
-            config.lr,
-            config.augment,
-        )
-        assert of_recipe == expected
+        assert tuple(getattr(config, name) for name in OF_RECIPE) == expected
     again = {key: value for key, value in vars(config).items() if value is not None and key != "minutes"}
     config.minutes = 0.0
     assert vars(configure({}, again)) == vars(config), "a written configuration makes the same run"
