@@ -16,6 +16,9 @@ SILU = "vgg16(width=0.25, activation='silu')"
 RESNET7 = "resnet7(activation='silu')"
 TUNED = {"arch": RESNET7, "optimizer": "muon", "train_eps": "12/255"}
 WIDE = TUNED | {"arch": "resnet7(width=1.75, activation='silu')"}
+SMALL = TUNED | {"arch": "resnet7(width=0.7, activation='silu')"}  # the operations of vgg16(width=0.25)
+REST = {"augment": "crop_flip(pad=1)", "lr": 0.2, "objective": "adversarial(label_smoothing=0.3)"}
+REST_WORDS = "shifts of 1 pixel, label smoothing 0.3, learning rate 0.2"
 CHANGES = {
     "base": Change("`base.toml`"),
     "no_ramp": Change("full radius from the start", {"eps_ramp": None}),
@@ -42,11 +45,11 @@ CHANGES = {
         WIDE | {"augment": "crop_flip(pad=1)"},
         epochs=8,
     ),
-    "best": Change(
-        "wide ResNet7, SiLU, Muon, trained at 12/255, shifts of 1 pixel, label smoothing 0.3, learning rate 0.2",
-        WIDE | {"augment": "crop_flip(pad=1)", "lr": 0.2, "objective": "adversarial(label_smoothing=0.3)"},
-        epochs=8,
+    "best": Change("wide ResNet7, SiLU, Muon, trained at 12/255, " + REST_WORDS, WIDE | REST, epochs=8),
+    "best_vgg16": Change(
+        "VGG16, SiLU, Muon, trained at 12/255, " + REST_WORDS, TUNED | REST | {"arch": SILU}, epochs=32
     ),
+    "best_small": Change("small ResNet7 (0.7), SiLU, Muon, trained at 12/255, " + REST_WORDS, SMALL | REST, epochs=30),
 }
 STUDY = Study("fifteen_minutes", CHANGES)
 
