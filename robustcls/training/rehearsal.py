@@ -77,9 +77,9 @@ class Cost:
     trained: int  # parameters that are trained
     forward_flops: float  # per image; a multiply-add counts as two
     update_flops: float  # per image: attack, forward pass and backward pass
-    images_per_second: float
+    images_per_second: float  # attacked as at the end of the run
     timed: int  # number of updates that were timed
-    epoch_seconds: float  # including validation
+    epoch_seconds: float  # mean over the run, including validation
     val_seconds: float
     peak_memory_mb: float
 
@@ -88,50 +88,60 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
     """Measure the cost of training, then restore the state of the run.
 
     The operations of one update are counted, one more update warms up, and the next ones are timed, including the preparation
-    of their batches.
+    of their batches. That is done at the end of the run, after every warm-up, and where the run begins without an attack (see
+    `eps_ramp`), at its beginning too.
 
     seconds: keep timing for this long, where that takes more than TIMED updates; at most one epoch.
     """
-    state, durations, update_flops = run.state, [], 0.0
+    state = run.state
     with as_it_was(state):
         state.train_mode()
-        # In the last epoch of the run, after every warm-up.
-        state.epoch, state.batch = run.config.epochs - 1, 0 if seconds else max(0, state.num_batches - TIMED - 2)
-        started = time.perf_counter()
-        for number, (x, y) in enumerate(run.batches()):
-            if number == 0:
-                with uncompiled(), FlopCounter() as counter:
-                    state.train_step(x, y)
-                update_flops = counter.total / len(x)
-            else:
-                state.train_step(x, y)
-            wait_for(run.device)
-            now = time.perf_counter()
-            durations.append(now - started)
-            started = now
-            if number > TIMED and sum(durations[2:]) >= seconds:
-                break
+        last = 0 if seconds else max(0, state.num_batches - TIMED - 2)
+        timed, update_flops = _time_updates(run, run.config.epochs - 1, last, seconds)
+        full = average = statistics.median(timed)
+        if state.ramp:
+            unattacked = statistics.median(_time_updates(run, 0, 0)[0])
+            average = full - state.ramp[0] * (full - unattacked)
     model = state.eval_model
     with uncompiled(), frozen(model):
-        flops = forward_flops(model, x[:1])
+        flops = forward_flops(model, choose(run.train, 1).batch()[0].to(run.device))
     with own_random(run.device):
         run.validate(min(run.batch_size, run.config.val_n))  # warms up
         started = time.perf_counter()
         run.validate(run.config.val_n)
         val_seconds = time.perf_counter() - started
-    timed = durations[2:] or durations[-1:]
-    update = statistics.median(timed)
     return Cost(
         parameters=sum(p.numel() for p in plain_parameters(state.model).values()),
         trained=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
         forward_flops=flops,
         update_flops=update_flops,
-        images_per_second=run.images_per_batch / update,
+        images_per_second=run.images_per_batch / full,
         timed=len(timed),
-        epoch_seconds=update * state.num_batches + val_seconds,
+        epoch_seconds=average * state.num_batches + val_seconds,
         val_seconds=val_seconds,
         peak_memory_mb=peak_memory_mb(),
     )
+
+
+def _time_updates(run: Run, epoch: int, batch: int, seconds: float = 0.0) -> tuple[list[float], float]:
+    """Return the seconds of each timed update from this batch on, and the operations of an update per image."""
+    state, durations, flops = run.state, [], 0.0
+    state.epoch, state.batch = epoch, batch
+    started = time.perf_counter()
+    for number, (x, y) in enumerate(run.batches()):
+        if number == 0:
+            with uncompiled(), FlopCounter() as counter:
+                state.train_step(x, y)
+            flops = counter.total / len(x)
+        else:
+            state.train_step(x, y)
+        wait_for(run.device)
+        now = time.perf_counter()
+        durations.append(now - started)
+        started = now
+        if number > TIMED and sum(durations[2:]) >= seconds:
+            break
+    return durations[2:] or durations[-1:], flops
 
 
 def fit_epochs(run: Run, began: float) -> None:

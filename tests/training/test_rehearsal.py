@@ -111,3 +111,19 @@ def test_the_cost_is_of_as_many_updates_as_fit_and_of_making_their_batches(make_
         cost = measure_cost(run, seconds)
         assert cost.timed == timed
         assert cost.epoch_seconds - cost.val_seconds == pytest.approx(5 * 1.25)
+
+
+def test_updates_before_the_ramp_are_priced_without_the_attack(make_run, monkeypatch):
+    run = make_run(**TINIEST, adv="fgsm", eps_ramp="0.4-0.5", epochs=20)
+    clock = Clock()
+    monkeypatch.setattr("robustcls.training.rehearsal.time", SimpleNamespace(perf_counter=clock))
+    step = run.state.train_step
+
+    def slow_step(x, y):
+        clock.now += 3 if run.state.threat.eps else 1
+        return step(x, y)
+
+    monkeypatch.setattr(run.state, "train_step", slow_step)
+    cost = measure_cost(run)
+    assert cost.epoch_seconds - cost.val_seconds == pytest.approx(run.state.num_batches * (0.4 * 1 + 0.6 * 3))
+    assert cost.images_per_second == pytest.approx(run.images_per_batch / 3)
