@@ -50,6 +50,11 @@ CHANGES = {
         "VGG16, SiLU, Muon, trained at 12/255, " + REST_WORDS, TUNED | REST | {"arch": SILU}, epochs=32
     ),
     "best_small": Change("small ResNet7 (0.7), SiLU, Muon, trained at 12/255, " + REST_WORDS, SMALL | REST, epochs=30),
+    "best_small_crop_2": Change(
+        "small ResNet7 as in the row above, but shifts of 2 pixels",
+        SMALL | REST | {"augment": "crop_flip(pad=2)"},
+        epochs=30,
+    ),
 }
 STUDY = Study("fifteen_minutes", CHANGES)
 
