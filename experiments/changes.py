@@ -93,9 +93,10 @@ class Study:
     def options(self, name: str, given: argparse.Namespace) -> list[str]:
         """Return the flags of `train` for the base recipe with one change."""
         base, change = self.base, self.changes[name]
-        whole = change.epochs or base["epochs"]
+        base |= TINY if given.tiny else {"data": given.data}
+        whole = (not given.tiny and change.epochs) or base["epochs"]
         count = max(1, round(whole * given.epochs / base["epochs"])) if given.epochs else whole
-        chosen = base | {"data": given.data, "epochs": count} | (TINY if given.tiny else {}) | change.options
+        chosen = base | {"epochs": count} | change.options
         return [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
 
     def _row(self, name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:

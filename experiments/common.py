@@ -1,6 +1,7 @@
 """What the scripts of several experiments share: they run robustcls, keep results as JSON and shorten evaluations."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,16 +24,33 @@ def command(*words: object, capture: bool = False) -> str:
 
 
 def train(run: Path, *options: object) -> None:
-    """Train into a folder, or resume the run that was interrupted there; nothing happens to a finished run."""
+    """Train into a folder, or resume the run that was interrupted there; nothing happens to a finished run.
+
+    Exits if the folder was made with other options.
+    """
+    _check_options(run, (run / "last.pt").exists(), options)
     command("train", *(["--resume", run] if (run / "last.pt").exists() else [*options, "--out", run]))
 
 
 def attack(model: Path, *options: object) -> Evaluation:
-    """Return the evaluation.json beside a checkpoint; if there is none, attack the model first."""
+    """Return the evaluation.json beside a checkpoint; if there is none, attack the model first.
+
+    Exits if the file was made with other options.
+    """
     file = model.with_name("evaluation.json")
+    _check_options(file, file.exists(), (model.name, *options))
     if not file.exists():
         command("attack", "--model", model, *options, "--resume", "--out", file)
     return Evaluation.load(file)
+
+
+def _check_options(made: Path, exists: bool, options: Iterable[object]) -> None:
+    """Record the options with which a file or folder is made; exit if it exists and was made with other ones."""
+    note, words = made.with_name(f"{made.name}.options"), shlex.join(map(str, options))
+    if exists and (not note.exists() or note.read_text(encoding="utf-8") != words):
+        sys.exit(f"{made} was made with other options: give another folder with --work, or remove it")
+    with atomic_write(note) as part:
+        part.write_text(words, encoding="utf-8")
 
 
 def history(run: Path) -> list[dict[str, Any]]:

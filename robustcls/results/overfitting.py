@@ -21,11 +21,12 @@ def catastrophes(epochs: Sequence[Epoch]) -> list[int] | None:
 
     In such an epoch, robust accuracy is far below FGSM accuracy, and it is below half of its best value so far or almost 0.
     A model that was never robust may still be learning. It counts as collapsed only if FGSM hardly lowers its accuracy.
+    Epochs in which the radius still grew do not count, as the model is not yet trained to be robust.
     """
     best, collapsed, known = 0.0, [], False
     for place, one in enumerate(epochs):
         fgsm, robust = one.val_fgsm, one.val_robust
-        if fgsm is None or robust is None:
+        if fgsm is None or robust is None or one.growing:
             continue
         best, known = max(best, robust), True
         lost = best >= NEARLY_NONE or fgsm >= UNTOUCHED * (one.val_clean or 0.0)
@@ -55,9 +56,10 @@ def robust_overfitting(epochs: Sequence[Epoch], chance: Chance | None = None) ->
     """Return a sentence about robust overfitting (Rice et al. 2020, arXiv:2002.11569) and remedies, else "".
 
     It is reported if robust accuracy ended below its best value. The best must be above chance, and the last must lie below
-    the 95% interval of the best.
+    the 95% interval of the best. Epochs with catastrophic overfitting, or that a rollback undid, do not count.
     """
-    measured = [one for one in epochs if one.val_robust is not None]
+    others = {*(catastrophes(epochs) or ()), *undone(epochs)}
+    measured = [one for place, one in enumerate(epochs) if one.val_robust is not None and place not in others]
     if not measured or not above_chance([one.val_robust or 0.0 for one in measured], chance):
         return ""
     best, last = max(measured, key=lambda one: (one.val_robust, -one.epoch)), measured[-1]

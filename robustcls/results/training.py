@@ -16,7 +16,7 @@ class Epoch:
     lr: Number
     train_loss: Number
     train_clean: Share | None
-    train_robust: Share | None  # under the inner attack, measured during training
+    train_robust: Share | None  # of the training batches under the inner attack; with train_eps, under val_attack
     val_clean: Share | None
     val_robust: Share | None
     val_fgsm: Share | None
@@ -28,6 +28,7 @@ class Epoch:
     below_best: Share | None = None  # best val_robust so far minus val_robust of this epoch
     robust_gap: Number | None = None  # train_robust minus val_robust; the inner attack may be the weaker one
     warning: str = ""  # problem of the training visible in this epoch
+    growing: bool = False  # whether it began before the inner attack had its full radius
 
 
 @dataclass

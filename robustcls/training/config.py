@@ -79,7 +79,7 @@ class TrainConfig(TrainingDataOptions, NormalisationOptions, TrainingThreatOptio
         metavar="SPEC",
         group="Attack",
     )
-    train_eps: str | None = option(
+    train_eps: float | str | None = option(
         None,
         "Radius of the inner attack, if it is another one than --eps, such as 12/255: a larger one costs clean accuracy.",
         metavar="EPS",

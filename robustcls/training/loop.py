@@ -87,8 +87,8 @@ def finish_epoch(run: Run) -> Epoch:
         epoch=state.epoch + 1,
         lr=state.optimizer.param_groups[-1]["lr"],  # the head's
         val_seconds=round(time.perf_counter() - started, 2) if due else None,
-        **state.meter.means(run.world),
-        **measured,
+        growing=state.growing,
+        **(state.meter.means(run.world) | measured),
     )
     state.history.append(row)
     if run.config.is_adversarial:
@@ -125,7 +125,8 @@ def _begin_next(run: Run, row: Epoch) -> None:
         state.best_score, state.best_epoch = score, row.epoch
         save_best(run)
     if 0 < run.config.patience <= row.epoch - state.best_epoch and not state.stopped:
-        state.stopped = f"no better epoch than {state.best_epoch} for {run.config.patience} epochs"
+        since = row.epoch - state.best_epoch
+        state.stopped = f"no better epoch than {state.best_epoch} for {since} epoch{'s' if since > 1 else ''}"
         row.event = "; ".join(filter(None, (row.event, state.stopped)))
 
 
@@ -159,7 +160,8 @@ def _warn(run: Run) -> str:
     """
     history, row, epochs = run.state.history, run.state.history[-1], run.config.epochs
     rise = risen_loss(run.state.settled_epochs)
-    half, over = row.epoch == (epochs + 1) // 2, row.epoch == epochs or run.state.stopped
+    grew = sum(one.growing for one in history)  # epochs; those after them are counted
+    half, over = row.epoch == (grew + epochs + 1) // 2 and not row.growing, row.epoch == epochs or run.state.stopped
     warnings = [
         few_updates(run.state.num_batches, epochs) if len(history) == 1 else "",
         rise if rise == first_rise(run.state.settled_epochs) else "",

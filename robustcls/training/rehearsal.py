@@ -1,6 +1,7 @@
 """The rehearsal before a run: one training step to find errors early, and a few more to measure the cost."""
 
 import copy
+import dataclasses
 import math
 import statistics
 import time
@@ -8,8 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from robustcls.core.gradients import frozen
-from robustcls.core.losses import UNLABELLED
+from robustcls.core.losses import UNLABELLED, predict_labels
+from robustcls.data.images import Images
 from robustcls.data.splits import choose
 from robustcls.runtime.device import wait_for
 from robustcls.runtime.flops import FlopCounter, forward_flops
@@ -20,6 +25,7 @@ from robustcls.training.run import Run
 from robustcls.training.state import TrainState, own_random
 
 TIMED = 3  # updates that are timed
+TINY = 1e-6  # of the radius, with which no attack changes a prediction
 VALIDATION = 0.1  # of the training time: what validation may cost where `val_every` is not given
 VALIDATIONS = 4  # validations in a run that are kept even where they cost more than that
 
@@ -40,23 +46,59 @@ def rehearse(run: Run) -> None:
 
     Sets `val_every` where it is not given, by counted operations, so that equal runs are validated in the same epochs.
     """
-    state = run.state
-    x, y = choose(run.train, 2 * run.config.accumulate).batch()
-    if run.config.without_labels:
+    state, config = run.state, run.config
+    x, y = choose(run.train, 2 * config.accumulate).batch()
+    if config.without_labels:
         y[1::2] = UNLABELLED
-    with as_it_was(state), uncompiled(), FlopCounter() as update:
-        state.epoch, state.batch = run.config.epochs - 1, state.num_batches - 1  # after every warm-up
+    operations = _operations(run, x, y, config.epochs - 1, state.num_batches - 1)  # after every warm-up
+    if state.ramp:
+        operations = _mean(run, _operations(run, x, y, 0, 0), operations)
+    few = choose(run.val, 2)
+    with own_random(run.device):
+        run.validate(len(few))
+    if config.val_every is None and not config.minutes:
+        most = unbroken(run, few)
+        with own_random(run.device), FlopCounter() as validation:
+            most.validate(len(few))
+        training = operations / len(x) * state.num_batches * run.images_per_batch
+        validating = validation.total / len(few) * min(config.val_n, len(run.val))
+        share = validating / training if training else 0.0
+        config.val_every = validation_interval(share, config.patience, lambda _: config.epochs)
+
+
+def _operations(run: Run, x: Tensor, y: Tensor, epoch: int, batch: int) -> float:
+    """Return the counted operations of an update in this place of the run, on the images x and labels y."""
+    state = run.state
+    with as_it_was(state), uncompiled(), FlopCounter() as counter:
+        state.epoch, state.batch = epoch, batch
         state.seed(run.config.seed)
         state.train_mode()
         state.train_step(*run.augment(x, y, state.generator))
-    tried = min(2, len(run.val))
-    with own_random(run.device), FlopCounter() as validation:
-        run.validate(tried)
-    if run.config.val_every is None and not run.config.minutes:
-        training = update.total / len(x) * state.num_batches * run.images_per_batch
-        validating = validation.total / tried * min(run.config.val_n, len(run.val))
-        share = validating / training if training else 0.0
-        run.config.val_every = validation_interval(share, run.config.patience, lambda _: run.config.epochs)
+    return counter.total
+
+
+def _mean(run: Run, first: float, last: float) -> float:
+    """Return the mean cost of an update over the run, from that of its first, without an attack, and of its last update."""
+    begin = run.state.ramp[0] if run.state.ramp else 0.0
+    return begin * first + (1 - begin) * last
+
+
+def unbroken(run: Run, images: Images) -> Run:
+    """Return the run with these validation images, of which no attack breaks one, so that validation costs the most.
+
+    An attack that drops the images that it has broken costs next to nothing with an untrained model. Here the labels are the
+    predicted classes, and the radius is tiny.
+    """
+    model = run.state.eval_model
+    twin = run.state.twins[model]
+    twin.refresh()
+    with frozen(model), uncompiled():
+        batches = (images.batch(slice(at, at + run.batch_size))[0] for at in range(0, len(images), run.batch_size))
+        labels = torch.cat([predict_labels(twin(x.contiguous(memory_format=torch.channels_last))) for x in batches])
+    other = copy.copy(run)
+    other.val = dataclasses.replace(images, labels=labels)
+    other.threat = run.threat if run.threat.norm == "l0" else run.threat.at(run.threat.eps * TINY)
+    return other
 
 
 def validation_interval(share: float, patience: int, epochs: Callable[[int], int]) -> int:
@@ -100,15 +142,15 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
         timed, update_flops = _time_updates(run, run.config.epochs - 1, last, seconds)
         full = average = statistics.median(timed)
         if state.ramp:
-            unattacked = statistics.median(_time_updates(run, 0, 0)[0])
-            average = full - state.ramp[0] * (full - unattacked)
+            average = _mean(run, statistics.median(_time_updates(run, 0, 0)[0]), full)
     model = state.eval_model
     with uncompiled(), frozen(model):
         flops = forward_flops(model, choose(run.train, 1).batch()[0].to(run.device))
     with own_random(run.device):
         run.validate(min(run.batch_size, run.config.val_n))  # warms up
+        most = unbroken(run, choose(run.val, run.config.val_n))
         started = time.perf_counter()
-        run.validate(run.config.val_n)
+        most.validate(run.config.val_n)
         val_seconds = time.perf_counter() - started
     return Cost(
         parameters=sum(p.numel() for p in plain_parameters(state.model).values()),
@@ -160,5 +202,8 @@ def fit_epochs(run: Run, began: float) -> None:
     every = run.config.val_every
     if every is None:
         every = validation_interval(cost.val_seconds / training, run.config.patience, epochs)
+    if left < training + cost.val_seconds:
+        too_short = f"an epoch takes about {training + cost.val_seconds:.0f} s, more than what is left of `minutes`"
+        run.remark = "; ".join(filter(None, (run.remark, too_short)))
     run.config.epochs, run.config.val_every = run.world.gather((epochs(every), every))[0]
     run.config.minutes = 0.0  # so that the written configuration reproduces this run

@@ -71,10 +71,15 @@ class Run:
         self.threat.check_fits(size)
         inner = self.threat  # of the inner attack; self.threat is that of validation and of the checkpoint
         if config.train_eps is not None:
-            inner = ThreatModel(config.norm, parse_eps(config.train_eps))  # type: ignore[arg-type]
-            inner.check_fits(size)
+            try:
+                inner = ThreatModel(config.norm, parse_eps(config.train_eps))  # type: ignore[arg-type]
+                inner.check_fits(size)
+            except InputError as error:
+                raise InputError(f"`train_eps`: {error}") from None
             if inner.eps == 0:
                 raise InputError('`train_eps=0` is training without an attack: give `adv="none"`')
+        if config.eps_ramp and inner.eps == 0:
+            raise InputError("`eps_ramp` has no radius to grow to with `eps=0`: leave it out, or give a larger `eps`")
         self.mixed = None if unlabelled is None else self._mixed(unlabelled.to(self.device))
         self.batch_size = resolve_batch_size(parse_batch_size(config.batch_size), size, self.device)
         self._check_batch_size()

@@ -16,7 +16,7 @@ from robustcls.core.gradients import frozen
 from robustcls.core.losses import cross_entropy
 from robustcls.core.objective import BoundAttack, Loss
 from robustcls.core.seeds import mix
-from robustcls.core.threat import ThreatModel
+from robustcls.core.threat import ThreatModel, parse_eps
 from robustcls.core.traits import settled, takes, traits_of
 from robustcls.models.checkpoint import load_weights
 from robustcls.models.transfer import freeze, keep_frozen_in_eval
@@ -56,6 +56,8 @@ class TrainState:
         attack as a function, in place of config.adv."""
         self.config, self.model, self.world = config, model, world or World()
         self.full_threat, self.ramp = threat, parse_ramp(config.eps_ramp) if config.eps_ramp else None
+        # Only then can robust accuracy on training batches be compared with that of validation.
+        self.at_val_radius = threat.eps == parse_eps(config.eps)  # type: ignore[arg-type]
         self.num_batches, self.precision, self.device = num_batches, precision, device_of(model)
         self.accumulate = config.accumulate
 
@@ -97,8 +99,7 @@ class TrainState:
         loss = self.step(self, x, y)  # such as `once`: gradient, then update
         if self.average:
             self.average.after_update(self.model)
-        # Robust accuracy on training images is compared with that of validation, so only at its radius.
-        whole = self.threat is self.full_threat and not self.config.train_eps
+        whole = self.at_val_radius and self.threat is self.full_threat
         self.meter.add(loss, y, self.batch, whole=whole)
         self.batch += 1
         return loss
@@ -226,6 +227,11 @@ class TrainState:
     def halves_attack(self) -> bool:
         """Whether a rollback halves the attack's step size; otherwise it halves the learning rate."""
         return self.inner is not None and "step_size" in self.inner.parameters
+
+    @property
+    def growing(self) -> bool:
+        """Whether this epoch begins before the attack has its full radius."""
+        return self.epoch < (self.ramp or (0.0, 0.0))[1] * self.config.epochs
 
     @property
     def settled_epochs(self) -> list[Epoch]:

@@ -126,6 +126,8 @@ def train_from_python(
     for name in {"mean", "std"} & given.keys():
         if not isinstance(given[name], str):
             given[name] = ",".join(map(str, given[name] if isinstance(given[name], Sequence) else [given[name]]))
+    if arch is not None:
+        given["arch"] = arch_name(arch)
     if adv is not None:
         given["adv"] = attack_name(adv)
     if has_unlabelled(task.get("data")):

@@ -34,7 +34,8 @@ def validate(run: "Run", count: int) -> dict[str, Any]:
     """Measure the accuracies of the run's model: train_clean, val_clean, val_robust and val_fgsm.
 
     val_robust and val_fgsm are the fractions of images that are classified correctly both clean and under `val_attack` or FGSM;
-    they are None without `val_attack`. The processes of the run divide the batches among themselves. Misclassified images stay
+    they are None without `val_attack`. Where training batches are attacked with another radius, train_robust is measured as
+    val_robust is, on training images. The processes of the run divide the batches among themselves. Misclassified images stay
     in their batch, because batch sizes that vary cost memory: on the CPU an execution plan is kept for each size.
 
     count: number of images of each split, at most the size of the validation split.
@@ -44,26 +45,35 @@ def validate(run: "Run", count: int) -> dict[str, Any]:
     attacks: tuple[Callable[..., Tensor], ...] = ()
     if run.val_attack:
         attacks = run.val_attack, plugins.load("attack", "fgsm")
+    train_attack = run.val_attack if run.config.is_adversarial and not run.state.at_val_radius else None
     count = min(count, len(run.val))
     val, train, twin = choose(run.val, count), choose(run.train, count), run.state.twins[model]
     twin.refresh()
-    # Images seen and correct of train and of val; then robust images, per attack.
-    counts = torch.zeros(4 + len(attacks), dtype=torch.float64)
+
+    def robust(attack: Callable[..., Tensor], start: int, x: Tensor, y: Tensor, correct: Tensor, stream: int) -> int:
+        index = torch.arange(start, start + len(x))  # so that draws do not depend on batch and process
+        generator = SampleGenerator.of(index, mix(run.config.seed, stream), x.device)
+        x_adv = attack(twin, x, y, run.threat, generator=generator)
+        return int((correct & (predict_labels(model(x_adv)) == y)).sum())
+
+    # Images seen, correct and robust of train; images seen and correct of val; then robust images, per attack.
+    counts = torch.zeros(5 + len(attacks), dtype=torch.float64)
     with frozen(model), uncompiled(), exact_fp32():
-        for _, x, y in _batches(run, train):
-            counts[:2] += torch.tensor([len(y), int(_correct(model, x, y).sum())])
+        for start, x, y in _batches(run, train):
+            correct = _correct(model, x, y)
+            counts[:2] += torch.tensor([len(y), int(correct.sum())])
+            if train_attack:
+                counts[2] += robust(train_attack, start, x, y, correct, 3)
         for start, x, y in _batches(run, val):
             correct = _correct(model, x, y)
-            counts[2:4] += torch.tensor([len(y), int(correct.sum())])
-            index = torch.arange(start, start + len(x))  # so that draws do not depend on batch and process
-            for place, attack in enumerate(attacks, start=4):
-                generator = SampleGenerator.of(index, mix(run.config.seed, place), x.device)
-                x_adv = attack(twin, x, y, run.threat, generator=generator)
-                counts[place] += int((correct & (predict_labels(model(x_adv)) == y)).sum())
-    train_seen, train_correct, val_seen, val_correct, *robust = run.world.sum(counts).tolist()
-    val_robust, val_fgsm = [number / val_seen for number in robust] or (None, None)
+            counts[3:5] += torch.tensor([len(y), int(correct.sum())])
+            for stream, attack in enumerate(attacks, start=4):
+                counts[stream + 1] += robust(attack, start, x, y, correct, stream)
+    train_seen, train_correct, train_robust, val_seen, val_correct, *left = run.world.sum(counts).tolist()
+    val_robust, val_fgsm = [number / val_seen for number in left] or (None, None)
     return {
         "train_clean": train_correct / train_seen,
+        **({"train_robust": train_robust / train_seen} if train_attack else {}),
         "val_clean": val_correct / val_seen,
         "val_robust": val_robust,
         "val_fgsm": val_fgsm,

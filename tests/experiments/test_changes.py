@@ -49,6 +49,8 @@ def test_fewer_epochs_shorten_each_row_in_proportion():
     assert flags(study, "base", epochs=8)["epochs"] == "8"
     assert flags(study, "silu")["epochs"] == "12"
     assert flags(study, "silu", epochs=2 * whole)["epochs"] == "24"
+    assert flags(study, "silu", tiny=True)["epochs"] == "4"
+    assert flags(study, "silu", tiny=True, epochs=2)["epochs"] == "2"
 
 
 def test_the_table_pairs_the_seeds():

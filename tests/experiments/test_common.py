@@ -25,8 +25,22 @@ def test_an_interrupted_run_is_resumed_and_an_evaluation_is_made_once(tmp_path, 
     assert said == [("train", "--seed", 0, "--out", tmp_path), ("train", "--resume", tmp_path)]
     made = sample_evaluation(n=20)
     made.save(tmp_path / "evaluation.json")
+    (tmp_path / "evaluation.json.options").write_text("ckpt.pt --suite fast")
     assert common.attack(tmp_path / "ckpt.pt", "--suite", "fast") == made
     assert len(said) == 2
+
+
+def test_what_was_made_with_other_options_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "command", lambda *words: (tmp_path / "run").mkdir(exist_ok=True))
+    run = tmp_path / "run"
+    common.train(run, "--data", "digits", "--epochs", 4)
+    (run / "last.pt").touch()
+    common.train(run, "--data", "digits", "--epochs", 4)
+    with pytest.raises(SystemExit, match=f"{run} was made with other options"):
+        common.train(run, "--data", "cifar10", "--epochs", 39)
+    sample_evaluation(n=20).save(run / "evaluation.json")
+    with pytest.raises(SystemExit, match="evaluation.json was made with other options"):
+        common.attack(run / "ckpt.pt", "--suite", "fast")
 
 
 def test_results_are_written_and_read(tmp_path):

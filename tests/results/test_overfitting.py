@@ -83,3 +83,19 @@ def test_how_far_an_epoch_is_below_the_best_and_below_training():
     assert shortfall(rows[:3]) == (pytest.approx(0.1), None)
     rows[2].epoch = 2  # a rollback undid the second epoch, which came again
     assert shortfall(rows[:3]) == (0.0, None)
+
+
+def test_an_epoch_before_the_full_radius_is_no_catastrophe_and_no_best():
+    history = epochs((0.1, 0.1), (0.02, 0.3), (0.0, 0.45), (0.3, 0.35), (0.02, 0.3))
+    assert catastrophes(history) == [1, 2, 4]
+    for one in history[:3]:
+        one.growing = True
+    assert catastrophes(history) == [4]
+    assert catastrophes(history[:3]) is None
+
+
+def test_a_catastrophe_is_no_robust_overfitting():
+    history = epochs((0.3, 0.35), (0.4, 0.45), (0.0, 0.7))
+    assert catastrophes(history) == [2]
+    assert robust_overfitting(history) == ""
+    assert robust_overfitting(epochs((0.3, 0.35), (0.4, 0.45), (0.3, 0.35))) != ""

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from robustcls.core import plugins
 from robustcls.core.errors import InputError
+from robustcls.core.losses import predict_labels
+from robustcls.data.splits import choose
 from robustcls.results.learning import first_rise
 from robustcls.results.records import Epoch
 from robustcls.training.config import TrainConfig, parse_ramp
-from robustcls.training.loop import _warn
+from robustcls.training.loop import _warn, fit
 from tests.helpers.tiny_run import FLAT, first_batch, values_of
 
 EPS = 0.1
@@ -144,3 +147,50 @@ def test_the_radius_of_training_grows_too(make_run):
 def test_a_wrong_radius_of_training_is_refused(options, said, make_run):
     with pytest.raises(InputError, match=said):
         make_run(**{**FLAT, "eps": EPS, "adv": "fgsm"} | options)
+
+
+def test_no_robustness_before_the_full_radius_is_no_collapse_and_no_warning(make_run):
+    """Epochs 1 to 4 of 8 begin before the full radius, and half of the others is over after epoch 6."""
+    ramped = make_run("ramped", **FLAT, adv="fgsm", epochs=8, eps_ramp="0.25-0.5")
+    never = {"train_clean": 0.9, "val_clean": 0.9, "val_robust": 0.0, "val_fgsm": 0.3}
+    start = {"train_clean": 0.1, "val_clean": 0.1, "val_robust": 0.1, "val_fgsm": 0.1}
+    ramped.validate = lambda _: start if not ramped.state.history else never
+    fit(ramped)
+    assert [one.growing for one in ramped.state.history] == [True] * 4 + [False] * 4
+    assert [one.event for one in ramped.state.history] == [""] * 8
+    assert ["no robustness" in one.warning for one in ramped.state.history] == [False] * 5 + [True, False, True]
+    plain = make_run("plain", **FLAT, adv="fgsm", epochs=8)
+    plain.validate = lambda _: start if not plain.state.history else never
+    fit(plain)
+    assert "catastrophic overfitting in epoch 2" in plain.state.stopped
+
+
+def test_without_a_radius_there_is_nothing_to_grow_to(make_run):
+    with pytest.raises(InputError, match="no radius to grow to"):
+        make_run(**FLAT, adv="fgsm", eps="0", eps_ramp="0.2-0.5")
+
+
+@pytest.mark.parametrize("text", ["12", "abc", "-1", "1e9/1"])
+def test_a_bad_training_radius_is_named(text, make_run):
+    with pytest.raises(InputError, match="`train_eps`"):
+        make_run(**FLAT, adv="fgsm", train_eps=text)
+
+
+def test_a_training_radius_may_be_a_number(make_run):
+    assert make_run(**FLAT, adv="fgsm", train_eps=0.25).state.full_threat.eps == 0.25
+
+
+def test_training_images_are_attacked_in_validation_where_their_batches_tell_nothing(make_run):
+    """With val_n of all training images, both accuracies are of the same kind, so that they can be counted here once more."""
+    own = make_run("own", **FLAT, eps=EPS, train_eps="0.3", adv="fgsm", val_n=40, val_attack="fgsm", epochs=1)
+    fit(own)
+    row = own.state.history[-1]
+    x, y = choose(own.train, 40).batch()
+    model = own.state.eval_model.eval()
+    x_adv = plugins.load("attack", "fgsm")(model, x, y, own.threat, generator=torch.Generator())
+    both = (predict_labels(model(x)) == y) & (predict_labels(model(x_adv)) == y)
+    assert row.train_robust == pytest.approx(both.float().mean().item())
+    assert row.robust_gap == pytest.approx(row.train_robust - row.val_robust)
+    same = make_run("same", **FLAT, eps=EPS, train_eps=EPS, adv="fgsm", epochs=1)
+    assert "train_robust" not in same.validate(20)
+    assert same.state.at_val_radius

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+import robustcls
 from robustcls.core.errors import InputError
 from robustcls.training.config import TrainConfig
 from robustcls.training.loop import fit
 from robustcls.training.recipe import adapt, configure, cut
+from tests.helpers.tiny_run import tiny_net
 
 FOLDER = {"data": "folder:pets", "lr": 0.1, "batch_size": 128}  # values of its recipe
 
@@ -111,6 +113,15 @@ def test_a_tuned_recipe_is_used_as_a_whole_or_not_at_all(data, options, expected
     again = {key: value for key, value in vars(config).items() if value is not None and key != "minutes"}
     config.minutes = 0.0
     assert vars(configure({}, again)) == vars(config), "a written configuration makes the same run"
+
+
+def test_an_architecture_from_python_is_a_choice_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("robustcls.training.recipe.tuned_recipe", lambda _: {"lr": 0.07})
+    assert configure({"data": "digits"}).lr == 0.07
+    options = {"epochs": 1, "limit_train": 64, "batch_size": 64, "val_n": 8, "val_attack": "none"}
+    for number, arch in enumerate((tiny_net, tiny_net(10, (1, 8, 8)))):
+        made = robustcls.train(data="digits(size=8)", arch=arch, **options, out=tmp_path / str(number))
+        assert made.config.lr == 0.1
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """The number of epochs that fit into the given minutes."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from robustcls.core.errors import InputError
-from robustcls.training.rehearsal import fit_epochs, measure_cost, rehearse
+from robustcls.data.splits import choose
+from robustcls.runtime.flops import FlopCounter
+from robustcls.training.rehearsal import fit_epochs, measure_cost, rehearse, unbroken
 from tests.helpers.clock import Clock
 from tests.helpers.tiny_run import TINIEST, same, values_of
 
@@ -62,6 +65,7 @@ def test_validation_takes_a_tenth_unless_it_is_given(minutes, given, epochs, eve
         ({"val_n": 4}, 1),
         ({"val_attack": "none"}, 1),  # 2 passes: 80 / 1120
         ({"adv": "none"}, 9),  # 3 passes: 400 / 480
+        ({"eps_ramp": "0.4-0.75"}, 5),  # 3 passes in 0.4 of the run: 400 / (0.4 * 480 + 0.6 * 1120)
     ],
 )
 def test_validation_takes_at_most_a_tenth_of_the_operations(options, every, make_run):
@@ -127,3 +131,25 @@ def test_updates_before_the_ramp_are_priced_without_the_attack(make_run, monkeyp
     cost = measure_cost(run)
     assert cost.epoch_seconds - cost.val_seconds == pytest.approx(run.state.num_batches * (0.4 * 1 + 0.6 * 3))
     assert cost.images_per_second == pytest.approx(run.images_per_batch / 3)
+
+
+def test_validation_is_counted_as_if_no_image_were_dropped(make_run):
+    """APGD drops an image that it has broken, which an untrained model hides; it must cost as much as PGD of as many steps."""
+    shares = []
+    for attack in ("pgd(steps=20)", "apgd_ce(steps=20)"):
+        run = make_run(attack[:3], val_attack=attack)
+        few = choose(run.val, 2)
+        with FlopCounter() as counter:
+            unbroken(run, few).validate(2)
+        shares.append(counter.total)
+    assert shares[1] == pytest.approx(shares[0], rel=0.1)
+
+
+def test_too_few_minutes_for_an_epoch_are_said(make_run, monkeypatch):
+    run = make_run(**TINIEST, minutes=0.1)
+    monkeypatch.setattr(
+        "robustcls.training.rehearsal.measure_cost", lambda _: SimpleNamespace(epoch_seconds=42.0, val_seconds=2.0)
+    )
+    fit_epochs(run, time.perf_counter())
+    assert run.config.epochs == 1
+    assert run.remark == "an epoch takes about 42 s, more than what is left of `minutes`"
