@@ -23,12 +23,17 @@ def first_rise(epochs: Sequence[Epoch]) -> str:
 
 
 def risen_loss(epochs: Sequence[Epoch]) -> str:
-    """Return a sentence if the training loss of the last epoch is far above the lowest earlier one, else ""."""
+    """Return a sentence if the training loss of the last epoch is far above the lowest earlier one, else "".
+
+    It must also be above that of the first epoch, or the epoch before must have risen as far: in a single epoch, the loss may
+    be low because the inner attack failed.
+    """
     if len(epochs) < 2:
         return ""
     *before, last = epochs
-    low = min(before, key=lambda one: one.train_loss)
-    if last.train_loss - low.train_loss <= RISE * abs(before[0].train_loss):
+    low, first = min(before, key=lambda one: one.train_loss), before[0].train_loss
+    far = low.train_loss + RISE * abs(first)
+    if last.train_loss <= far or (last.train_loss <= first and before[-1].train_loss <= far):
         return ""
     return (
         f"the training loss rose from {low.train_loss:.3g} in epoch {low.epoch} to {last.train_loss:.3g} "

@@ -29,7 +29,9 @@ def epochs(losses=(), clean=(), robust=()):
         ([1.25, 4.8], "from 1.25 in epoch 1 to 4.8 in epoch 2"),
         ([0.9, 0.6, 4.0, 3.5, 0.7], "from 0.6 in epoch 2 to 4 in epoch 3"),  # even if it falls again
         ([2.0, 0.001, 0.01, 0.1], ""),  # a multiple of nearly 0 is still small
-        ([2.0, 0.5, 1.01], "from 0.5 in epoch 2 to 1.01 in epoch 3"),
+        ([2.0, 0.9, 1.57, 1.22], ""),  # adversarial training whose attack failed in one epoch
+        ([2.0, 0.5, 1.01, 1.02], "from 0.5 in epoch 2 to 1.02 in epoch 4"),
+        ([2.0, 0.5, 2.01], "from 0.5 in epoch 2 to 2.01 in epoch 3"),
     ],
 )
 def test_a_loss_that_rises(losses, words):

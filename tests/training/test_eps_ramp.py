@@ -102,7 +102,7 @@ def test_it_needs_an_attack():
     [
         ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], []),  # rises with the radius
         ("0.2-0.6", [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.2, 1.6, 1.5, 1.4], [8]),  # also rises later
-        (None, [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], [3]),
+        (None, [1.0, 0.5, 0.9, 1.2, 1.5, 1.8, 1.7, 1.6, 1.5, 1.4], [4]),
     ],
 )
 def test_a_loss_that_rises_with_the_radius_is_no_warning(ramp, losses, warned, make_run):
