@@ -35,6 +35,9 @@ CHANGES = {
     "ema": Change("average of the weights (EMA 0.995)", {"ema": 0.995}),
     "eps_9": Change("training radius 9/255", {"train_eps": "9/255"}),
     "fgsm": Change("FGSM without noise", {"adv": "fgsm", "on_collapse": "ignore"}),
+    "fgsm_16": Change(
+        "FGSM without noise, trained at 16/255", {"adv": "fgsm", "train_eps": "16/255", "on_collapse": "ignore"}
+    ),
     "resnet7": Change("ResNet7 and SiLU", {"arch": RESNET7}, epochs=26),
     "tuned": Change("ResNet7, SiLU and Muon", {"arch": RESNET7, "optimizer": "muon"}, epochs=23),
     "tuned_eps_12": Change("ResNet7, SiLU, Muon, trained at 12/255", TUNED, epochs=23),
