@@ -52,7 +52,7 @@ def rehearse(run: Run) -> None:
         y[1::2] = UNLABELLED
     operations = _operations(run, x, y, config.epochs - 1, state.num_batches - 1)  # after every warm-up
     if state.ramp:
-        operations = _mean(run, _operations(run, x, y, 0, 0), operations)
+        operations = _mean(state.ramp[0], _operations(run, x, y, 0, 0), operations)
     few = choose(run.val, 2)
     with own_random(run.device):
         run.validate(len(few))
@@ -77,9 +77,8 @@ def _operations(run: Run, x: Tensor, y: Tensor, epoch: int, batch: int) -> float
     return counter.total
 
 
-def _mean(run: Run, first: float, last: float) -> float:
-    """Return the mean cost of an update over the run, from that of its first, without an attack, and of its last update."""
-    begin = run.state.ramp[0] if run.state.ramp else 0.0
+def _mean(begin: float, first: float, last: float) -> float:
+    """Return the mean cost of an update over a run that has the cost `first` up to the share `begin`, and then `last`."""
     return begin * first + (1 - begin) * last
 
 
@@ -87,7 +86,7 @@ def unbroken(run: Run, images: Images) -> Run:
     """Return the run with these validation images, of which no attack breaks one, so that validation costs the most.
 
     An attack that drops the images that it has broken costs next to nothing with an untrained model. Here the labels are the
-    predicted classes, and the radius is tiny.
+    predicted classes, and the radius is tiny, except for l0, where it is a number of values.
     """
     model = run.state.eval_model
     twin = run.state.twins[model]
@@ -142,10 +141,10 @@ def measure_cost(run: Run, seconds: float = 0.0) -> Cost:
         timed, update_flops = _time_updates(run, run.config.epochs - 1, last, seconds)
         full = average = statistics.median(timed)
         if state.ramp:
-            average = _mean(run, statistics.median(_time_updates(run, 0, 0)[0]), full)
+            average = _mean(state.ramp[0], statistics.median(_time_updates(run, 0, 0)[0]), full)
     model = state.eval_model
     with uncompiled(), frozen(model):
-        flops = forward_flops(model, choose(run.train, 1).batch()[0].to(run.device))
+        flops = forward_flops(model, choose(run.train, 1).batch()[0])
     with own_random(run.device):
         run.validate(min(run.batch_size, run.config.val_n))  # warms up
         most = unbroken(run, choose(run.val, run.config.val_n))

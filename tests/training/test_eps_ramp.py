@@ -181,7 +181,7 @@ def test_a_training_radius_may_be_a_number(make_run):
 
 
 def test_training_images_are_attacked_in_validation_where_their_batches_tell_nothing(make_run):
-    """With val_n of all training images, both accuracies are of the same kind, so that they can be counted here once more."""
+    """They are counted once more here, by hand."""
     own = make_run("own", **FLAT, eps=EPS, train_eps="0.3", adv="fgsm", val_n=40, val_attack="fgsm", epochs=1)
     fit(own)
     row = own.state.history[-1]
