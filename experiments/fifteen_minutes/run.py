@@ -34,6 +34,7 @@ CHANGES = {
     "crop_2": Change("shifts of 2 pixels at most", {"augment": "crop_flip(pad=2)"}),
     "ema": Change("average of the weights (EMA 0.995)", {"ema": 0.995}),
     "eps_9": Change("training radius 9/255", {"train_eps": "9/255"}),
+    "eps_12": Change("training radius 12/255", {"train_eps": "12/255"}),
     "fgsm": Change("FGSM without noise", {"adv": "fgsm", "on_collapse": "ignore"}),
     "fgsm_16": Change(
         "FGSM without noise, trained at 16/255", {"adv": "fgsm", "train_eps": "16/255", "on_collapse": "ignore"}
