@@ -23,8 +23,8 @@ CHANGES = {
     "base": Change("`base.toml`"),
     "no_ramp": Change("full radius from the start", {"eps_ramp": None}),
     "long_ramp": Change("radius growing over 0.3-0.6 of the run", {"eps_ramp": "0.3-0.6"}),
-    "silu": Change("SiLU", {"arch": SILU}, epochs=35),
-    "muon": Change("Muon", {"optimizer": "muon"}, epochs=36),
+    "silu": Change("SiLU", {"arch": SILU}, epochs=36),
+    "muon": Change("Muon", {"optimizer": "muon"}, epochs=35),
     "muon_silu": Change("Muon and SiLU", {"optimizer": "muon", "arch": SILU}, epochs=32),
     "lr_0.2": Change("learning rate 0.2", {"lr": 0.2}),
     "lr_0.05": Change("learning rate 0.05", {"lr": 0.05}),
@@ -39,7 +39,7 @@ CHANGES = {
     "fgsm_16": Change(
         "FGSM without noise, trained at 16/255", {"adv": "fgsm", "train_eps": "16/255", "on_collapse": "ignore"}
     ),
-    "resnet7": Change("ResNet7 and SiLU", {"arch": RESNET7}, epochs=26),
+    "resnet7": Change("ResNet7 and SiLU", {"arch": RESNET7}, epochs=24),
     "tuned": Change("ResNet7, SiLU and Muon", {"arch": RESNET7, "optimizer": "muon"}, epochs=23),
     "tuned_eps_12": Change("ResNet7, SiLU, Muon, trained at 12/255", TUNED, epochs=23),
     "tuned_eps_15": Change("ResNet7, SiLU, Muon, trained at 15/255", TUNED | {"train_eps": "15/255"}, epochs=23),
