@@ -116,7 +116,7 @@ class Study:
         } | outcome(found)
 
     def _costs(self, given: argparse.Namespace) -> dict[str, float]:
-        """Return training images per second with each change: medians over dry runs, with the changes in turns."""
+        """Return training images per second with the full radius for each change: medians of dry runs, in turns."""
         rates: dict[str, list[float]] = {name: [] for name in given.rows}
         for _ in range(TURNS):
             for name in given.rows:
