@@ -80,7 +80,7 @@ class Study:
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(description=f"Train experiments/{self.name}/base.toml with one change each.")
-        parser.add_argument("--data", default="cifar10")
+        parser.add_argument("--data", default=self.base["data"])
         parser.add_argument("--work", type=Path, default=Path("runs") / self.name)
         parser.add_argument("--out", type=Path, default=self.results)
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from experiments.card_proxy.run import STUDY as CARD
+from experiments.fashion_mnist.run import STUDY as FASHION
 from experiments.fifteen_minutes.run import STUDY as FIFTEEN
 from robustcls.data import tuned_recipe
 from robustcls.training.config import TrainConfig
 
-ROWS = [(study, name) for study in (FIFTEEN, CARD) for name in study.changes]
+ROWS = [(study, name) for study in (FIFTEEN, CARD, FASHION) for name in study.changes]
 
 
 def flags(study, name, **given):
