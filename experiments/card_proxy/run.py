@@ -15,18 +15,21 @@ EMA = {"ema": 0.998}
 AWP = {"step": "awp(gamma=0.005)"}
 TRADES = {"objective": "trades(beta=6)", "adv": "pgd(steps=2, step_size=5/255)"}
 SMOOTHING = {"objective": "adversarial(label_smoothing=0.4)"}
+IDBH = {"augment": "idbh_weak"}
 CHANGES = {
     "base": Change("`base.toml`"),
     "ema": Change("average of the weights (EMA 0.998)", EMA),
     "smoothing": Change("label smoothing 0.4", SMOOTHING),
     "smoothing_ema": Change("label smoothing 0.4, EMA", SMOOTHING | EMA),
-    "idbh": Change("IDBH-weak", {"augment": "idbh_weak"}),
+    "idbh": Change("IDBH-weak", IDBH),
+    "idbh_ema": Change("IDBH-weak, EMA", IDBH | EMA),
     "sparse": Change("one weight in ten (`sparse`)", {"step": "sparse(density=0.1, every=100)"}),
     "awp_ema": Change("AWP, EMA", AWP | EMA),
     "pgd_2_ema": Change("PGD-2, EMA", EMA | {"adv": "pgd(steps=2, step_size=5/255)"}),
     "trades_ema": Change("TRADES with two steps, EMA", TRADES | EMA),
     "trades_awp_ema": Change("TRADES with two steps, AWP, EMA", TRADES | AWP | EMA),
-    "all": Change("AWP, label smoothing 0.4, IDBH-weak, EMA", SMOOTHING | AWP | EMA | {"augment": "idbh_weak"}),
+    "idbh_awp_ema": Change("AWP, IDBH-weak, EMA", IDBH | AWP | EMA),
+    "all": Change("AWP, label smoothing 0.4, IDBH-weak, EMA", SMOOTHING | AWP | EMA | IDBH),
 }
 STUDY = Study("card_proxy", CHANGES, weights="ckpt.pt")
 
