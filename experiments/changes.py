@@ -44,11 +44,13 @@ class Study:
         name: folder in experiments/ and reports/.
         changes: by name, in the order of the table.
         weights: file of a run folder that is attacked.
+        overfitting: whether the table shows how far the runs overfit.
     """
 
     name: str
     changes: Mapping[str, Change]
     weights: str = "last.pt"
+    overfitting: bool = False
 
     @property
     def results(self) -> Path:
@@ -145,8 +147,15 @@ class Study:
             epochs = "/".join(str(count) for count in sorted({rows[name, seed]["epochs"]["run"] for seed in seeds}))
             rate = f"{rates[name] / rates['base']:.2f}" if name in rates and "base" in rates else ""
             words = self.changes[name].words if name in self.changes else name
-            lines.append([words, epochs, rate, by_seed(clean), by_seed(robust), difference_by_seed(more)])
+            cells = [words, epochs, rate, by_seed(clean), by_seed(robust), difference_by_seed(more)]
+            if self.overfitting:
+                cells += [
+                    by_seed([100 * rows[name, seed][what] for seed in seeds]) for what in ("below_best", "robust_gap")
+                ]
+            lines.append(cells)
         head = ["Change", "Epochs", "Speed", "Clean %", "Robust %, `fast`", "To `base.toml`, points"]
+        if self.overfitting:
+            head += ["Best minus last epoch", "Training minus validation"]
         return markdown(head, lines)
 
     def about(self, results: dict[str, Any]) -> str:

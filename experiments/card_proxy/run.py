@@ -31,7 +31,7 @@ CHANGES = {
     "idbh_awp_ema": Change("AWP, IDBH-weak, EMA", IDBH | AWP | EMA),
     "all": Change("AWP, label smoothing 0.4, IDBH-weak, EMA", SMOOTHING | AWP | EMA | IDBH),
 }
-STUDY = Study("card_proxy", CHANGES, weights="ckpt.pt")
+STUDY = Study("card_proxy", CHANGES, weights="ckpt.pt", overfitting=True)
 
 if __name__ == "__main__":
     STUDY.run()

@@ -66,3 +66,11 @@ def test_the_table_pairs_the_seeds():
         "| SiLU | 24 | 0.90 | 60.0 (60.0, 60.0) | 38.0 (37.0, 39.0) | +2.5 [-3.9, +8.9] |",
         "| learning rate 0.2 | 24 |  | 60.0 (60.0) | 30.0 (30.0) |  |",
     ]
+
+
+def test_the_table_shows_overfitting_where_a_study_is_about_it():
+    row = {"row": "ema", "seed": 0, "epochs": {"run": 150}, "below_best": 0.125, "robust_gap": 0.5}
+    row |= {name: {"correct": 500, "total": 1000} for name in ("clean", "robust")}
+    head, _, line = CARD.table({"rows": [row]}).splitlines()
+    assert head.endswith("| Best minus last epoch | Training minus validation |")
+    assert line.endswith("|  | 12.5 (12.5) | 50.0 (50.0) |")
