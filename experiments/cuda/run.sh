@@ -38,6 +38,8 @@ bench_more       300 530 -                bench_more.json       all training and
 autoattack       300 530 record/ckpt.done autoattack.json       standard and fast beside the code of AutoAttack
 bench_resnet18   300 530 -                bench_resnet18.json   the same for ResNet-18
 pgd10            500 530 -                pgd10.json            PGD-10 training of VGG16 for seven minutes, then fast
+idbh             500 530 -                idbh.json             record/vgg16_idbh.toml for seven minutes, then fast
+trades           500 530 -                trades.json           record/vgg16_trades.toml, likewise
 modern           500 530 -                modern.json           experiments/seed/modern.toml for seven minutes, then PGD-20
 as_written       500 530 -                as_written.json       experiments/seed/as_written.toml, likewise
 '
@@ -89,6 +91,8 @@ step_record_fast() { attack record record_fast.json --suite fast; }
 step_record_standard() { attack record record_standard.json --suite standard; }
 step_autoattack() { contest autoattack.json attack --contest autoattack --model record/ckpt.pt --n "$CONTEST_N"; }
 step_pgd10() { train_then_attack pgd10 record/vgg16_pgd10.toml --suite fast; }
+step_idbh() { train_then_attack idbh record/vgg16_idbh.toml --suite fast; }
+step_trades() { train_then_attack trades record/vgg16_trades.toml --suite fast; }
 step_modern() { train_then_attack modern seed/modern.toml --attack "pgd(steps=20)"; }
 step_as_written() { train_then_attack as_written seed/as_written.toml --attack "pgd(steps=20)"; }
 
