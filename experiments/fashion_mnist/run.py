@@ -4,7 +4,7 @@ python -m experiments.fashion_mnist.run                                         
 python -m experiments.fashion_mnist.run --rows base tuned --seeds 0
 python -m experiments.fashion_mnist.run --tiny --rows base tuned --seeds 0 --out tiny.json            # seconds, on the digits
 
-The last epoch is evaluated, with `fast` on all test images. Each row has about as many epochs as one core trains in the 24
+The last epoch is evaluated, with `fast` on all test images. Each row has about as many epochs as one core trains in the 17
 minutes that base.toml takes for one. Runs are kept in --work; an interrupted run is resumed. The results are written to --out,
 one row per run.
 """
