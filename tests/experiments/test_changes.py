@@ -8,7 +8,7 @@ import pytest
 from experiments.card_proxy.run import STUDY as CARD
 from experiments.fashion_mnist.run import STUDY as FASHION
 from experiments.fifteen_minutes.run import STUDY as FIFTEEN
-from robustcls.data import tuned_recipe
+from robustcls.data import recipe, tuned_recipe
 from robustcls.training.config import TrainConfig
 
 ROWS = [(study, name) for study in (FIFTEEN, CARD, FASHION) for name in study.changes]
@@ -33,6 +33,13 @@ def test_the_best_row_is_the_tuned_recipe():
     assert {key: str(value) for key, value in tuned_recipe("cifar10").items()} == {
         key: best[key.replace("_", "-")] for key in tuned_recipe("cifar10")
     }
+
+
+def test_the_rows_of_fashion_mnist_are_its_recipe_and_the_tuned_one():
+    tuned = tuned_recipe("cifar10") | {"train_eps": "0.15"}
+    assert {key: FASHION.changes["tuned"].options[key] for key in tuned} == tuned
+    assert FASHION.base.items() >= (recipe("fashion_mnist").items() - {("norm", "linf"), ("epochs", 30)})
+    assert FASHION._parser().parse_args([]).data == "fashion_mnist"
 
 
 def parsed(value):
